@@ -1,0 +1,1 @@
+"""The adapter for Amazon SQS and SNS, on boto3."""
