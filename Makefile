@@ -1,0 +1,88 @@
+# `make` alone lists the targets. Everything runs in .venv, which the targets make themselves.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help venv constraints brokers demo test coverage lint format typecheck wheel clean
+
+BIN := .venv/bin
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+INSTALL := -c constraints.txt --no-build-isolation -e '.[all,test]' --group dev
+
+# The contract suite runs inside the same pytest as the unit tests, so that one closing line speaks for all.
+# `make test PYTEST_ARGS='-x tests/test_packaging.py' CONTRACT=` runs less.
+BACKENDS := memory,rabbitmq,kafka,sqs
+CONTRACT := contract_tests -p unimq_contract.plugin --unimq-backends $(BACKENDS)
+PYTEST_ARGS := tests
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: .venv/installed ## Make .venv with everything that tests and linters need
+
+.venv/installed: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "unimq needs Python 3.11 or newer; none is on the PATH (PYTHON=... names another)." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq python3-venv; } || { \
+		echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --upgrade pip hatchling editables
+	$(BIN)/python -m pip install -q $(INSTALL)
+	@touch $@
+
+constraints: ## Pin the newest versions of everything that `make venv` installs
+	rm -rf .venv/fresh && $(PYTHON) -m venv .venv/fresh
+	: > constraints.txt
+	.venv/fresh/bin/python -m pip install -q --disable-pip-version-check --upgrade pip hatchling editables
+	.venv/fresh/bin/python -m pip install -q $(INSTALL)
+	{ echo "# What \`make venv\` installs, pinned. Made by \`make constraints\`."; \
+		.venv/fresh/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; } > constraints.txt
+	rm -rf .venv/fresh
+
+brokers: venv ## Install what the real brokers and the SQS emulators need (Debian packages, jars)
+	$(BIN)/python -m unimq_contract.brokers install
+
+demo: venv ## Order processing on memory://, on URL=amqp://... or on BACKEND=rabbitmq|kafka|sqs
+ifdef BACKEND
+	$(BIN)/python -m unimq_contract.brokers install $(BACKEND)
+	$(BIN)/unimq up $(BACKEND) -- $(SHELL) -c '$(BIN)/python examples/order_processing.py --url "$$UNIMQ_URL"'
+else ifdef URL
+	@$(BIN)/python examples/order_processing.py --url '$(URL)'
+else
+	$(BIN)/python examples/order_processing.py --url memory://
+	@printf '\nThe same program, unchanged, on a real broker that is started for it:\n'
+	@printf '  make demo BACKEND=%s\n' rabbitmq kafka sqs
+	@printf 'or on one that runs already:\n'
+	@printf '  make demo URL=%s\n' 'amqp://user:password@host:5672/' 'kafka://host:9092'
+endif
+
+test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(CONTRACT)
+
+coverage: venv ## Unit tests with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lint: venv typecheck ## ruff, import rules, mypy strict, pyright strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+
+typecheck: venv ## mypy strict and pyright strict
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: venv ## Format, and fix what ruff can fix
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: venv ## Build the sdist and, from it, the wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t sdist
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist dist/unimq-*.tar.gz
+
+clean: ## Remove .venv, build results and tool caches
+	rm -rf .venv dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
