@@ -60,9 +60,7 @@ test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, th
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(CONTRACT)
 
 coverage: venv ## Unit tests with branch coverage
-	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest tests
-	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 lint: venv typecheck ## ruff, import rules, mypy strict, pyright strict
@@ -70,9 +68,10 @@ lint: venv typecheck ## ruff, import rules, mypy strict, pyright strict
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 
-typecheck: venv ## mypy strict and pyright strict
+typecheck: venv ## mypy strict, pyright strict, and every type that users of unimq see
 	$(BIN)/mypy
 	$(BIN)/pyright
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes unimq --ignoreexternal
 
 format: venv ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix
