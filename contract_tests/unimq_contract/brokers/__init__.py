@@ -1,0 +1,40 @@
+"""Real brokers for tests, demonstration and benchmark, without hand work: ``start("rabbitmq")``.
+
+The ladder is: a given URL, then Docker, then a native private broker, then an emulator. The standard library suffices;
+testcontainers is imported only when a Docker engine answers.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from .ladder import accepted_rungs, start, url_variable
+from .tap import BACKENDS, Backend, BrokerUnavailable, Label, RunningTap, Rung, Tap
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BrokerUnavailable",
+    "Label",
+    "RunningTap",
+    "Rung",
+    "Tap",
+    "accepted_rungs",
+    "install",
+    "start",
+    "url_variable",
+]
+
+
+def install(
+    backends: Sequence[Backend] = BACKENDS, *, generation: str | None = None, report: Callable[[str], None] = print
+) -> None:
+    """Fetch what the brokers need into the cache folder, saying each step; quick when it is there. Linux only.
+
+    ``generation`` chooses among the RabbitMQ generations ("3", "4", "newest"). Raises :class:`BrokerUnavailable` naming
+    the missing program and how to get it.
+    """
+    if sys.platform != "linux":
+        raise BrokerUnavailable("private brokers", "they need Linux", "Start Docker, or give URLs.")
+    from .installation import install as install_now
+
+    install_now(backends, generation=generation, report=report)

@@ -1,0 +1,129 @@
+"""A private Apache Kafka: one KRaft node from Maven's jars on the machine's Java, on loopback."""
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .home import brokers_home, install_folder, read_mark
+from .java import fetch_jars, find_java
+from .process import Node, PrivateBroker, WorkFolder, free_ports, minimal_environment
+from .tap import BrokerUnavailable, RunningTap, Tap
+from .versions import KAFKA, KAFKA_JAVA, KAFKA_SCALA, SLF4J
+from .wire import kafka_answers, kafka_group_coordinator_ready, kafka_producer_ids_ready
+
+TIMEOUT = 60.0
+_ARTEFACTS = (
+    f"org.apache.kafka:kafka_{KAFKA_SCALA}:{KAFKA}",
+    f"org.apache.kafka:kafka-tools:{KAFKA}",
+    f"org.slf4j:slf4j-simple:{SLF4J}",
+)
+_WHAT = f"Apache Kafka {KAFKA}"
+# Fewer or no heap options make the start fail on some machines (KAFKA-19890).
+_HEAP = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC")
+_JAVA = ("-XX:-UsePerfData", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "num.partitions": "4",
+    # Destinations are declared; a typing error must not become a topic.
+    "auto.create.topics.enable": "false",
+    # How long a killed broker counts as alive, and how often a living one says so.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.share.min.record.lock.duration.ms": "1000",
+    # One node cannot keep copies, and few partitions start faster.
+    "offsets.topic.num.partitions": "4",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+}
+
+
+def folder_of_jars() -> Path:
+    """Where the jars are."""
+    return brokers_home() / f"kafka-{KAFKA}"
+
+
+def install() -> str:
+    """Fetch the jars unless they are there; returns the version."""
+    find_java(KAFKA_JAVA, _WHAT)
+
+    def fill(folder: Path) -> Mapping[str, str]:
+        return {"version": KAFKA, "jars": str(fetch_jars(_ARTEFACTS, folder, _WHAT))}
+
+    return install_folder(folder_of_jars(), fill)["version"]
+
+
+def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> RunningTap:
+    """Start a private node; returns when it answers and knows its group coordinator. ``settings``: server.properties."""
+    java, java_version = find_java(KAFKA_JAVA, _WHAT)
+    if read_mark(folder_of_jars()) is None:
+        raise BrokerUnavailable(
+            _WHAT,
+            f"its jars are not in {folder_of_jars()}",
+            "Run: make brokers, or: python -m unimq_contract.brokers install kafka",
+        )
+    folder = WorkFolder("kafka")
+    port, controller = free_ports(2)
+    lines = {
+        **_SETTINGS,
+        "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "log.dirs": str(folder.path / "data"),
+        **(settings or {}),
+    }
+    properties = folder.write("server.properties", "".join(f"{k}={v}\n" for k, v in lines.items()))
+    env = {**minimal_environment(folder.path), "CLASSPATH": f"{folder_of_jars() / 'libs'}/*"}
+    log = folder.path / "output.log"
+    broker = PrivateBroker(_WHAT, folder, timeout=timeout)
+    tool = [java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *_JAVA]
+    try:
+        formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", _cluster_id(), "-c", str(properties)]
+        broker.run([*tool, *formatting], env, log)
+    except BaseException:
+        broker.stop()
+        raise
+
+    def ready() -> bool:
+        # The first group of a new broker waits for the offsets topic, the first idempotent producer for its ids. Asking
+        # for both here makes the broker create them before the first test measures or times out on it.
+        at = ("127.0.0.1", port)
+        return kafka_answers(*at) and kafka_group_coordinator_ready(*at) and kafka_producer_ids_ready(*at)
+
+    def command(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], Mapping[str, str]]:
+        return [*tool, name, "--bootstrap-server", f"127.0.0.1:{port}", *arguments], env
+
+    argv = [java, *_HEAP, *_JAVA, "kafka.Kafka", str(properties)]
+    broker.launch(Node(name=_WHAT, argv=argv, env=env, log=log, ready=ready))
+    broker.provide_tool(command)
+    return RunningTap(
+        Tap(
+            backend="kafka",
+            url=f"kafka://127.0.0.1:{port}",
+            product="Apache Kafka",
+            version=KAFKA,
+            how=f"native, jars on Java {java_version}",
+            label="real",
+            rung="native",
+            pid=broker.pid,
+            nodes=(f"127.0.0.1:{port}",),
+        ),
+        broker,
+    )
+
+
+def _cluster_id() -> str:
+    """A random UUID the way Kafka prints it: base64 without padding, never starting like an option."""
+    while (text := base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
