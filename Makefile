@@ -23,7 +23,7 @@ venv: .venv/installed ## Make .venv with everything that tests and linters need
 .venv/installed: pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "unimq needs Python 3.11 or newer; none is on the PATH (PYTHON=... names another)." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -y -qq python3-venv; } || { \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } || { \
 		echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --upgrade pip hatchling editables
