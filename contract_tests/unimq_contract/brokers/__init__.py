@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .ladder import accepted_rungs, start, url_variable
-from .tap import BACKENDS, Backend, BrokerUnavailable, Label, RunningTap, Rung, Tap
+from .tap import BACKENDS, Backend, BrokerUnavailable, Label, Rung, RunningTap, Tap
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "BrokerUnavailable",
     "Label",
-    "RunningTap",
     "Rung",
+    "RunningTap",
     "Tap",
     "accepted_rungs",
     "install",

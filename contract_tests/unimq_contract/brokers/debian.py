@@ -1,6 +1,5 @@
 """Unpack packages of any Debian release, with all their dependencies, into a folder: no root, nothing installed."""
 
-import glob
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 from .process import find_program
 from .tap import BrokerUnavailable
 
-KEYRINGS = "/usr/share/keyrings/debian-archive-*.gpg"
+KEYRINGS = Path("/usr/share/keyrings")
 # What the programs inside need beyond their declared dependencies, because nothing essential is there yet.
 BASE = ("base-files", "bash", "coreutils", "dash", "gawk", "grep", "hostname", "sed", "util-linux")
 LEFT_OUT = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*")
@@ -27,7 +26,9 @@ def mirror(what: str) -> str:
         if re.search(r"/debian/*$", line):
             return line
     raise BrokerUnavailable(
-        what, "apt's configuration names no Debian mirror", "Set UNIMQ_TAP_DEBIAN_MIRROR to one, or install the package."
+        what,
+        "apt's configuration names no Debian mirror",
+        "Set UNIMQ_TAP_DEBIAN_MIRROR to one, or install the package.",
     )
 
 
@@ -36,9 +37,9 @@ def unpack(suite: str, packages: Sequence[str], folder: Path) -> None:
     what = f"{', '.join(packages)} of Debian {suite}"
     for program in ("apt-get", "dpkg-deb", "tar"):
         find_program(program, f"it is needed to unpack {what}", "On other systems give a URL or use Docker.")
-    keys = glob.glob(KEYRINGS)
+    keys = sorted(KEYRINGS.glob("debian-archive-*.gpg"))
     if not keys:
-        raise BrokerUnavailable(what, f"no file matches {KEYRINGS}", "apt-get install debian-archive-keyring")
+        raise BrokerUnavailable(what, f"{KEYRINGS} has no keys of Debian", "apt-get install debian-archive-keyring")
     source = mirror(what)
     apt = folder / ".apt"
     for part in ("keys", "sources", "state/lists/partial", "cache/archives/partial"):
@@ -66,7 +67,9 @@ def unpack(suite: str, packages: Sequence[str], folder: Path) -> None:
     }
     flags = [text for name, value in options.items() for text in ("-o", f"{name}={value}")]
     _run(what, ["apt-get", "-qq", *flags, "update"], {})
-    _run(what, ["apt-get", "-qq", "-y", "-d", *flags, "install", *BASE, *packages], {"DEBIAN_FRONTEND": "noninteractive"})
+    _run(
+        what, ["apt-get", "-qq", "-y", "-d", *flags, "install", *BASE, *packages], {"DEBIAN_FRONTEND": "noninteractive"}
+    )
     for package in sorted((apt / "cache/archives").glob("*.deb")):
         _unpack_one(what, package, folder)
     shutil.rmtree(apt)
@@ -92,6 +95,8 @@ def _run(what: str, argv: Sequence[str], env: dict[str, str]) -> str:
     done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BrokerUnavailable(
-            what, f"{' '.join(argv[:1])} ended with {done.returncode}: {done.stderr.strip()[-1500:]}", "Can the mirror be reached?"
+            what,
+            f"{' '.join(argv[:1])} ended with {done.returncode}: {done.stderr.strip()[-1500:]}",
+            "Can the mirror be reached?",
         )
     return done.stdout

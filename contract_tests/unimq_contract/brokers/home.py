@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,15 @@ def brokers_home() -> Path:
 def read_mark(folder: Path) -> dict[str, str] | None:
     """What ``install_folder`` recorded there, None when nothing (complete) is installed."""
     try:
-        mark: object = json.loads((folder / MARK).read_text("utf-8"))
+        # Written by install_folder alone, which writes texts.
+        mark: dict[str, str] = json.loads((folder / MARK).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return {str(k): str(v) for k, v in mark.items()} if isinstance(mark, dict) else None
+    return mark
 
 
 def install_folder(folder: Path, fill: Callable[[Path], Mapping[str, str]]) -> dict[str, str]:
-    """Make ``folder`` by filling a new one beside it and renaming, so that an interrupted installation leaves no half.
+    """Make ``folder`` by filling a new one beside it and renaming: an interrupted installation leaves no half.
 
     ``fill`` gets the new folder and returns what to record. Two programs that install the same thing wait for each other.
     """
@@ -51,7 +52,7 @@ def install_folder(folder: Path, fill: Callable[[Path], Mapping[str, str]]) -> d
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Generator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder.parent / f".{folder.name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:

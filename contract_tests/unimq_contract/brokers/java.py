@@ -22,7 +22,7 @@ def find_java(minimum: int, what: str) -> tuple[str, str]:
     """Path and version of ``JAVA_HOME``'s or the path's Java."""
     how = f"Install Java {minimum} or newer (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME."
     home = os.environ.get("JAVA_HOME")
-    path = shutil.which("java", path=os.path.join(home, "bin")) if home else shutil.which("java")
+    path = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if path is None:
         raise BrokerUnavailable(what, f"no java in {'JAVA_HOME' if home else 'the path'}", how)
     told = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
@@ -40,12 +40,14 @@ def fetch_jars(artefacts: Sequence[str], folder: Path, what: str) -> int:
     pom = folder / "pom.xml"
     pom.write_text(_POM.format("".join(_DEPENDENCY.format(*a.split(":")) for a in artefacts)), "utf-8")
     done = subprocess.run(
-        [maven, "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime",
+        [maven, "-q", "-B", "-Dstyle.color=never", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime",
          f"-DoutputDirectory={folder / 'libs'}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise BrokerUnavailable(
-            what, f"mvn ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-1500:]}", "Can Maven reach its repository?"
+            what,
+            f"mvn ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-1500:]}",
+            "Can Maven reach its repository?",
         )
     return len(list((folder / "libs").glob("*.jar")))

@@ -22,7 +22,7 @@ _WHAT = f"Apache Kafka {KAFKA}"
 # Fewer or no heap options make the start fail on some machines (KAFKA-19890).
 _HEAP = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC")
 _JAVA = ("-XX:-UsePerfData", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-_SETTINGS = {
+SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
@@ -75,7 +75,7 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
     folder = WorkFolder("kafka")
     port, controller = free_ports(2)
     lines = {
-        **_SETTINGS,
+        **SETTINGS,
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",

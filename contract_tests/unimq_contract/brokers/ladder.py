@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 from urllib.parse import SplitResult, urlsplit
 
-from .tap import BACKENDS, Backend, BrokerUnavailable, Label, RunningTap, Rung, Tap, mask_password
+from .tap import BACKENDS, Backend, BrokerUnavailable, Label, Rung, RunningTap, Tap, mask_password
 from .wire import amqp_version, kafka_answers, sqs_answers, tcp_answers
 
 RUNGS: tuple[Rung, ...] = get_args(Rung)
@@ -165,7 +165,9 @@ def _from_url(backend: Backend, wish: Wish) -> RunningTap:
     version = _version_at(parts, port)
     if version is None:
         raise BrokerUnavailable(
-            f"the broker in {variable}", f"{mask_password(url)} does not answer", f"Start it, correct or unset {variable}."
+            f"the broker in {variable}",
+            f"{mask_password(url)} does not answer",
+            f"Start it, correct or unset {variable}.",
         )
     label: Label = "emulator" if parts.scheme == "sqs+http" else "real"
     return RunningTap(
@@ -191,13 +193,17 @@ def _version_at(parts: SplitResult, port: int | None) -> str | None:
         return "unknown"  # real AWS has no address in its URL
     if parts.scheme == "amqp":
         return amqp_version(host, at)
-    answers: Callable[[str, int], bool] = {"kafka": kafka_answers, "sqs+http": sqs_answers}.get(parts.scheme, tcp_answers)
+    answers: Callable[[str, int], bool] = {"kafka": kafka_answers, "sqs+http": sqs_answers}.get(
+        parts.scheme, tcp_answers
+    )
     return "unknown" if answers(host, at) else None
 
 
 def _from_docker(backend: Backend, wish: Wish) -> RunningTap:
     if wish.needs_private:
-        raise BrokerUnavailable("Docker", "its images take none of these options", 'Use rung="native" or rung="emulator".')
+        raise BrokerUnavailable(
+            "Docker", "its images take none of these options", 'Use rung="native" or rung="emulator".'
+        )
     from . import containers
 
     return containers.start(backend, timeout=wish.timeout)

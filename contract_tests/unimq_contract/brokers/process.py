@@ -183,7 +183,9 @@ class PrivateBroker:
     """
 
     def __init__(self, what: str, folder: WorkFolder, *, timeout: float) -> None:
-        find_program("setpriv", "a broker must die with the program that started it", "It is part of util-linux (Linux).")
+        find_program(
+            "setpriv", "a broker must die with the program that started it", "It is part of util-linux (Linux)."
+        )
         self.what = what
         self.folder = folder
         self.nodes: list[Node] = []
@@ -278,10 +280,18 @@ class PrivateBroker:
             raise BrokerUnavailable(name, f"{self.what} has no administration programs", "Use its API.")
         argv, env = self._tool(name, arguments)
         done = subprocess.run(
-            argv, env=dict(env), cwd=self.folder.path, capture_output=True, text=True, timeout=self._timeout, check=False
+            argv,
+            env=dict(env),
+            cwd=self.folder.path,
+            capture_output=True,
+            text=True,
+            timeout=self._timeout,
+            check=False,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"{name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-LOG_TAIL:]}")
+            raise RuntimeError(
+                f"{name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-LOG_TAIL:]}"
+            )
         return done.stdout
 
     def log(self) -> str:
@@ -329,4 +339,8 @@ class PrivateBroker:
 
 def minimal_environment(home: Path | str) -> dict[str, str]:
     """What a broker inherits: nothing of the user's settings, so that every machine runs the same broker."""
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(home)}
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(home),
+    }

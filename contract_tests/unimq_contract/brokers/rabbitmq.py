@@ -4,7 +4,6 @@ It runs from Debian's installed package or from packages unpacked into the cache
 chroot, as root or as any user where user namespaces are allowed). The installed package's service is left alone.
 """
 
-import glob
 import os
 import re
 import secrets
@@ -22,7 +21,7 @@ from .wire import amqp_version
 
 TIMEOUT = 90.0
 PLUGINS = ("rabbitmq_consistent_hash_exchange",)
-_SERVER = "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"
+_SERVER = "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"
 # Where the unpacked tree sees the broker's folder. exec all the way down: the pid that was started is the broker's.
 _INSIDE = "/tap"
 _CHROOT = (
@@ -57,27 +56,28 @@ def tree(generation: str) -> Path:
 
 def find(generation: str | None = None) -> Installation:
     """The installation to use: of that generation, or the first of: default generation, installed package, any."""
-    how = f"Run: make brokers, or: python -m unimq_contract.brokers install rabbitmq{f' --generation {generation}' if generation else ''}"
+    option = f" --generation {generation}" if generation else ""
+    how = f"Run: make brokers, or: python -m unimq_contract.brokers install rabbitmq{option}"
     order = [generation] if generation else [RABBITMQ_DEFAULT_GENERATION, None, *RABBITMQ_SUITES]
     why = f"neither an installed package nor an unpacked one in {brokers_home()}"
     for wanted in [*order, None]:
         root = tree(wanted) if wanted else None
         if root is not None and read_mark(root) is None:
             continue
-        for server in sorted(glob.glob(f"{root or ''}{_SERVER}"), reverse=True):
-            version = re.sub(r".*rabbitmq_server-([^/]*)/.*", r"\1", server)
-            if generation and not _is_of(version, generation, unpacked=root is not None):
+        for server in sorted((root or Path("/")).glob(_SERVER), reverse=True):
+            version = _version_of(server)
+            if generation and root is None and not version.startswith(f"{generation}."):
                 continue
             obstacle = None if root is None else _namespace_obstacle()
             if obstacle is None:
-                return Installation(version, server.removeprefix(str(root or "")), root)
+                return Installation(version, str(server).removeprefix(str(root or "")), root)
             why = obstacle
             how = "Install the package instead (as root: apt-get install rabbitmq-server), or allow user namespaces."
-    raise BrokerUnavailable(f"RabbitMQ{f' generation {generation}' if generation else ''}", why, how)
+    raise BrokerUnavailable(f"RabbitMQ{option}", why, how)
 
 
-def _is_of(version: str, generation: str, *, unpacked: bool) -> bool:
-    return unpacked or version.split(".")[0] == generation
+def _version_of(server: Path) -> str:
+    return re.sub(r".*rabbitmq_server-([^/]*)/.*", r"\1", str(server))
 
 
 def _namespace_obstacle() -> str | None:
@@ -98,8 +98,8 @@ def install(generation: str | None = None) -> str:
 
     def fill(folder: Path) -> Mapping[str, str]:
         unpack(suite, ["rabbitmq-server"], folder)
-        (server,) = glob.glob(f"{folder}{_SERVER}")
-        return {"version": re.sub(r".*rabbitmq_server-([^/]*)/.*", r"\1", server), "suite": suite}
+        (server,) = folder.glob(_SERVER)
+        return {"version": _version_of(server), "suite": suite}
 
     return install_folder(tree(wanted), fill)["version"]
 
@@ -148,7 +148,12 @@ def start(
             name=f"RabbitMQ node {index}",
             argv=_enter(found, folder, [found.server]),
             # "detached" makes the start script exec the broker instead of staying its parent.
-            env={**minimal_environment(home), **erlang, "detached": "1", **{f"RABBITMQ_{k}": v for k, v in own.items()}},
+            env={
+                **minimal_environment(home),
+                **erlang,
+                "detached": "1",
+                **{f"RABBITMQ_{k}": v for k, v in own.items()},
+            },
             log=folder.path / f"node{index}" / "output.log",
             ready=lambda: amqp_version("127.0.0.1", amqp[index]) is not None,
             # The management plugins delay a clean stop by five seconds and gain nothing by it.

@@ -67,7 +67,9 @@ def _pip_install(folder: Path) -> None:
     if subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode != 0:
         uv = shutil.which("uv")
         if uv is None:
-            raise BrokerUnavailable(what, f"{sys.executable} has no pip and there is no uv", f"{sys.executable} -m ensurepip")
+            raise BrokerUnavailable(
+                what, f"{sys.executable} has no pip and there is no uv", f"{sys.executable} -m ensurepip"
+            )
         pip = [uv, "pip"]
     argv = [*pip, "install", "-q", "--no-deps", "--target", str(folder / "site"), *MINISTACK_REQUIREMENTS]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -77,7 +79,9 @@ def _pip_install(folder: Path) -> None:
         )
 
 
-def start(*, flavour: Flavour = "ministack", settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> RunningTap:
+def start(
+    *, flavour: Flavour = "ministack", settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+) -> RunningTap:
     """Start a private emulator; returns when it understands ListQueues.
 
     ``settings``: environment variables of ministack (``{"AUTH": "true"}`` refuses unknown keys), configuration paths of

@@ -38,9 +38,8 @@ RABBITMQ_SUITES: Final = {"3": "bookworm", "4": "trixie", "newest": "sid"}
 RABBITMQ_DEFAULT_GENERATION: Final = "4"
 
 # The Docker rung. The images are looked for under exactly these names; environment variables may name others.
-TESTCONTAINERS: Final = "4.15.0"
 IMAGES: Final = {
     "rabbitmq": "rabbitmq:4.1",
-    "kafka": "confluentinc/cp-kafka:8.0.0",
+    "kafka": f"apache/kafka:{KAFKA}",
     "sqs": "localstack/localstack:4.13.1",
 }
