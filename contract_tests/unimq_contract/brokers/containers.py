@@ -113,7 +113,7 @@ class _Container:
     def start(self) -> str:
         # Read by testcontainers when it is imported. Its own reaper is an image more, which may not be at hand.
         os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-        # Named, the engine is taken as it is; else testcontainers guesses networks when it believes to be in a container.
+        # Named, the engine is taken as it is; else testcontainers, believing to be in a container, guesses networks.
         os.environ.setdefault("DOCKER_HOST", f"unix://{self._socket}")
         from testcontainers.core.container import DockerContainer
 
@@ -137,18 +137,13 @@ class _Container:
             ports[f"{self._recipe.port}/tcp"] = ("127.0.0.1", self._port)
             container.start()
             return self._wait()
-        except BrokerUnavailable:
+        except BaseException as error:
             self.stop()
-            raise
-        except Exception as error:
-            self.stop()
+            if isinstance(error, BrokerUnavailable) or not isinstance(error, Exception):
+                raise
             # docker-py's errors are plain exceptions: no image, no right to the socket, no room on the disk.
-            raise BrokerUnavailable(
-                f"the image {self._image}", f"{error}", "Correct that, or go without Docker."
-            ) from error
-        except BaseException:
-            self.stop()
-            raise
+            what = f"the image {self._image}"
+            raise BrokerUnavailable(what, str(error), "Correct that, or go without Docker.") from error
 
     def stop(self) -> None:
         engine.remove(self._socket, self._name)

@@ -1,7 +1,7 @@
 """The local Docker engine over its socket, without a client library: is it there, has it an image, remove a container.
 
-Also a program, ``python engine.py SOCKET CONTAINER``: it waits until its owner is gone, which it notices by the end of its
-standard input, and removes the owner's container. So no ``kill -9`` leaves a container, and no reaper image is needed.
+Also a program, ``python engine.py SOCKET CONTAINER``: it waits until its owner is gone, which it notices by the end of
+its standard input, and removes the owner's container. So no ``kill -9`` leaves a container, without a reaper's image.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ def read_mark(folder: Path) -> dict[str, str] | None:
 def install_folder(folder: Path, fill: Callable[[Path], Mapping[str, str]]) -> dict[str, str]:
     """Make ``folder`` by filling a new one beside it and renaming: an interrupted installation leaves no half.
 
-    ``fill`` gets the new folder and returns what to record. Two programs that install the same thing wait for each other.
+    ``fill`` gets the new folder and returns what to record. Programs that install the same thing wait for each other.
     """
     with _exclusive(folder):
         mark = read_mark(folder)

@@ -64,7 +64,7 @@ def install() -> str:
 
 
 def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> RunningTap:
-    """Start a private node; returns when it answers and knows its group coordinator. ``settings``: server.properties."""
+    """Start a private node; returns when groups and producers can use it. ``settings``: lines of server.properties."""
     java, java_version = find_java(KAFKA_JAVA, _WHAT)
     if read_mark(folder_of_jars()) is None:
         raise BrokerUnavailable(

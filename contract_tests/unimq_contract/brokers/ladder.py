@@ -84,12 +84,12 @@ def start(
 
     * ``rung`` names the only rung to try. Without it UNIMQ_TAP_LOWEST names the lowest one accepted: one rung for all
       backends, or a list such as ``native,sqs=emulator``.
-    * ``generation`` ("3", "4", "newest"), ``nodes`` (a cluster) and ``plugins`` are RabbitMQ's, ``flavour`` ("ministack",
-      "elasticmq") is SQS's, ``settings`` are lines of the broker's own configuration. Any of these asks for a private
-      broker and skips the rungs that give somebody else's.
+    * ``generation`` ("3", "4", "newest"), ``nodes`` (a cluster) and ``plugins`` are RabbitMQ's, ``flavour``
+      ("ministack", "elasticmq") is SQS's, ``settings`` are lines of the broker's own configuration. Any of these asks
+      for a private broker and skips the rungs that give somebody else's.
     * ``timeout``: seconds until the broker must answer; each backend has a generous default.
 
-    Raises :class:`BrokerUnavailable` saying of each rung why it has none, and ``ValueError`` for an option that does not fit.
+    Raises :class:`BrokerUnavailable` saying of each rung why it has none, ``ValueError`` for an unfitting option.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
@@ -127,7 +127,8 @@ def accepted_rungs(backend: Backend) -> tuple[Rung, ...]:
         name, separator, value = item.rpartition("=")
         if value not in RUNGS or (separator and name not in BACKENDS):
             raise ValueError(
-                f"{LOWEST}={setting!r}: {item!r} is neither a rung ({', '.join(RUNGS)}) nor BACKEND=RUNG ({', '.join(BACKENDS)})"
+                f"{LOWEST}={setting!r}: {item!r} is not RUNG or BACKEND=RUNG; "
+                f"rungs: {', '.join(RUNGS)}; backends: {', '.join(BACKENDS)}"
             )
         if name in ("", backend):
             lowest = value

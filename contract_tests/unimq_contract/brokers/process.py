@@ -1,8 +1,8 @@
 """Broker processes that live exactly as long as their owner: folder, ports, start, ready-check, faults, stop.
 
-A child carries a parent-death signal (``setpriv --pdeathsig KILL``), so that not even ``kill -9`` of the owner leaves it
-behind. The kernel ties that signal to the *thread* that started the child, hence one keeper thread per broker which lives
-until the broker is stopped. Linux only.
+A child carries a parent-death signal (``setpriv --pdeathsig KILL``), so that not even ``kill -9`` of the owner leaves
+it behind. The kernel ties that signal to the *thread* that started the child, hence one keeper thread per broker which
+lives until the broker is stopped. Linux only.
 """
 
 import contextlib
@@ -41,7 +41,8 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, all different.
 
     They lie below the range from which the kernel takes ports for outgoing connections. A port in that range may be
-    taken by any client while its broker is down for a restart; worse, a client that keeps dialling it may connect to itself.
+    taken by any client while its broker is down for a restart; worse, a client that keeps dialling it may connect to
+    itself.
     """
     lowest_outgoing = 32768
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -111,7 +112,7 @@ def sweep() -> list[Path]:
 
 
 class _Keeper:
-    """The thread that starts children. They get SIGKILL when it ends, which is when the owner dies or calls ``close()``."""
+    """The thread that starts children. They get SIGKILL when it ends: when the owner dies or calls ``close()``."""
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()

@@ -1,6 +1,6 @@
 """Private emulators of SQS: ministack (with SNS), or ElasticMQ (SQS alone, closer to SQS in redelivery and timing).
 
-No emulator is right alone: ministack knows limits, error codes and SNS, ElasticMQ delivery semantics, redrive and timing.
+No emulator is right alone: ministack knows limits, error codes and SNS; ElasticMQ delivery semantics, redrive, timing.
 Both keep everything in memory: ``restart()`` brings back an empty one.
 """
 
@@ -114,7 +114,7 @@ def start(
         product, version = "ElasticMQ", ELASTICMQ
         more = "".join(f"{name} = {value}\n" for name, value in (settings or {}).items())
         configuration = folder.write("elasticmq.conf", _ELASTICMQ_CONFIGURATION.format(port=port, settings=more))
-        # One compiler level and the serial collector halve memory and start-up, and cost no speed that a client notices.
+        # One compiler level and the serial collector halve memory and start-up, at no cost that a client notices.
         argv = [
             java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
             "-Djava.awt.headless=true", f"-Dconfig.file={configuration}",

@@ -122,7 +122,7 @@ class RunningTap:
         """Run one of the broker's own programs in its surroundings and return what it prints.
 
         RabbitMQ: ``tool("rabbitmqctl", "list_queues")``. Kafka: a main class with the bootstrap address added,
-        ``tool("org.apache.kafka.tools.TopicCommand", "--list")``. Raises ``RuntimeError`` with its output when it fails.
+        ``tool("org.apache.kafka.tools.TopicCommand", "--list")``. Raises ``RuntimeError`` with its output if it fails.
         """
         return self._ours(name).tool(name, arguments)
 

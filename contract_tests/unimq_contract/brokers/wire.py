@@ -40,7 +40,7 @@ def kafka_answers(host: str, port: int, timeout: float = 2.0) -> bool:
 
 
 def kafka_group_coordinator_ready(host: str, port: int, group: str = "unimq-warm-up", timeout: float = 2.0) -> bool:
-    """Ask for a group's coordinator, which makes a new broker create ``__consumer_offsets``; False until it is there."""
+    """Ask for a group's coordinator, which makes a new broker create ``__consumer_offsets``; whether it is there."""
     answer = _kafka_request(host, port, _KAFKA_FIND_COORDINATOR, _kafka_string(group), timeout)
     return answer is not None and len(answer) >= 2 and struct.unpack_from(">h", answer)[0] == 0
 
