@@ -62,6 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _leave(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # the clean stop that follows is not to be interrupted by impatience
     raise KeyboardInterrupt
 
 

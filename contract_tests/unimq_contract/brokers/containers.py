@@ -145,6 +145,10 @@ class _Container:
             what = f"the image {self._image}"
             raise BrokerUnavailable(what, str(error), "Correct that, or go without Docker.") from error
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return ()
+
     def stop(self) -> None:
         engine.remove(self._socket, self._name)
         if self._container is not None:

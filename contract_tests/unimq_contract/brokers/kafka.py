@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .home import brokers_home, install_folder, read_mark
 from .java import fetch_jars, find_java
-from .process import Node, PrivateBroker, WorkFolder, free_ports, minimal_environment
+from .process import Node, PrivateBroker, free_ports, minimal_environment
 from .tap import BrokerUnavailable, RunningTap, Tap
 from .versions import KAFKA, KAFKA_JAVA, KAFKA_SCALA, SLF4J
 from .wire import kafka_answers, kafka_group_coordinator_ready, kafka_producer_ids_ready
@@ -72,7 +72,13 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
             f"its jars are not in {folder_of_jars()}",
             "Run: make brokers, or: python -m unimq_contract.brokers install kafka",
         )
-    folder = WorkFolder("kafka")
+    broker = PrivateBroker(_WHAT, timeout=timeout)
+    with broker.starting():
+        return _start(broker, java, java_version, settings or {})
+
+
+def _start(broker: PrivateBroker, java: str, java_version: str, settings: Mapping[str, str]) -> RunningTap:
+    folder = broker.folder
     port, controller = free_ports(2)
     lines = {
         **SETTINGS,
@@ -80,19 +86,14 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "log.dirs": str(folder.path / "data"),
-        **(settings or {}),
+        **settings,
     }
     properties = folder.write("server.properties", "".join(f"{k}={v}\n" for k, v in lines.items()))
     env = {**minimal_environment(folder.path), "CLASSPATH": f"{folder_of_jars() / 'libs'}/*"}
     log = folder.path / "output.log"
-    broker = PrivateBroker(_WHAT, folder, timeout=timeout)
     tool = [java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *_JAVA]
-    try:
-        formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", _cluster_id(), "-c", str(properties)]
-        broker.run([*tool, *formatting], env, log)
-    except BaseException:
-        broker.stop()
-        raise
+    formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", _cluster_id(), "-c", str(properties)]
+    broker.run([*tool, *formatting], env, log)
 
     def ready() -> bool:
         # The first group of a new broker waits for the offsets topic, the first idempotent producer for its ids. Asking
@@ -115,7 +116,7 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
             how=f"native, jars on Java {java_version}",
             label="real",
             rung="native",
-            pid=broker.pid,
+            pid=broker.pids[0],
             nodes=(f"127.0.0.1:{port}",),
         ),
         broker,

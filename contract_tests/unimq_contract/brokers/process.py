@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,46 +183,53 @@ class PrivateBroker:
     ``_lock`` guards the processes: ``stop()`` may come from another thread than the one that plays with faults.
     """
 
-    def __init__(self, what: str, folder: WorkFolder, *, timeout: float) -> None:
+    def __init__(self, what: str, *, timeout: float) -> None:
         find_program(
             "setpriv", "a broker must die with the program that started it", "It is part of util-linux (Linux)."
         )
         self.what = what
-        self.folder = folder
+        self.folder = WorkFolder(what.partition(" ")[0].lower())
         self.nodes: list[Node] = []
         self._timeout = timeout
-        self._keeper = _Keeper(f"unimq-tap {folder.path.name}")
-        self._companions: list[subprocess.Popen[bytes]] = []
+        self._keeper = _Keeper(f"unimq-tap {self.folder.path.name}")
+        self._companions: list[Node] = []
         self._tool: Callable[[str, Sequence[str]], tuple[Sequence[str], Mapping[str, str]]] | None = None
         self._lock = threading.Lock()
         self._stopped = False
 
-    @property
-    def pid(self) -> int | None:
-        """Process of the first node."""
-        process = self.nodes[0].process if self.nodes else None
-        return process.pid if process is not None else None
+    @contextlib.contextmanager
+    def starting(self) -> Generator[None]:
+        """Whatever fails inside stops everything and removes the folder."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
 
-    def add_companion(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        """Start a process that the nodes need (Erlang's port mapper); it is killed after them."""
-        self._companions.append(self._keeper.popen(argv, env=env, cwd=self.folder.path, log=log))
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Processes of the nodes, dead or alive."""
+        return tuple(node.process.pid for node in self.nodes if node.process is not None)
 
     def provide_tool(self, command: Callable[[str, Sequence[str]], tuple[Sequence[str], Mapping[str, str]]]) -> None:
         """``command(name, arguments)`` gives argv and environment of an administration program."""
         self._tool = command
 
     def launch(self, *nodes: Node) -> None:
-        """Start nodes together and return when all answer; whatever fails stops everything."""
-        try:
-            with self._lock:
-                for node in nodes:
-                    self.nodes.append(node)
-                    self._spawn(node)
-                for node in nodes:
-                    self._wait(node)
-        except BaseException:
-            self.stop()
-            raise
+        """Start nodes together and return when all answer."""
+        with self._lock:
+            for node in nodes:
+                self.nodes.append(node)
+                self._spawn(node)
+            for node in nodes:
+                self._wait(node)
+
+    def launch_companion(self, node: Node) -> None:
+        """Start a process that the nodes need, such as Erlang's port mapper. It is killed after them."""
+        with self._lock:
+            self._companions.append(node)
+            self._spawn(node)
+            self._wait(node)
 
     def run(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         """Run a preparing program to its end; its failure is a failed start."""
@@ -247,17 +254,13 @@ class PrivateBroker:
             for node in self.nodes:
                 self._reap(node)
             for companion in self._companions:
-                companion.kill()
-                companion.wait()
+                self._kill(companion)
             self._keeper.close()
             self.folder.remove()
 
     def kill(self, node: int) -> None:
         with self._lock:
-            target = self._usable(node)
-            self._signal(target, signal.SIGKILL)
-            if target.process is not None:
-                target.process.wait()
+            self._kill(self._usable(node))
 
     def restart(self, node: int) -> None:
         with self._lock:
@@ -323,7 +326,12 @@ class PrivateBroker:
         try:
             node.process.wait(node.grace)
         except subprocess.TimeoutExpired:
-            node.process.kill()
+            self._kill(node)
+
+    @classmethod
+    def _kill(cls, node: Node) -> None:
+        cls._signal(node, signal.SIGKILL)
+        if node.process is not None:
             node.process.wait()
 
     @staticmethod

@@ -17,7 +17,7 @@ from .home import brokers_home, install_folder, read_mark
 from .process import Node, PrivateBroker, WorkFolder, find_program, free_ports, minimal_environment
 from .tap import BrokerUnavailable, RunningTap, Tap
 from .versions import RABBITMQ_DEFAULT_GENERATION, RABBITMQ_SUITES
-from .wire import amqp_version
+from .wire import amqp_version, tcp_answers
 
 TIMEOUT = 90.0
 PLUGINS = ("rabbitmq_consistent_hash_exchange",)
@@ -114,18 +114,30 @@ def start(
 ) -> RunningTap:
     """Start a private node, or a cluster of ``nodes``; returns when all speak AMQP. ``settings``: rabbitmq.conf."""
     found = find(generation)
-    folder = WorkFolder("rabbitmq")
+    broker = PrivateBroker(f"RabbitMQ {found.version}", timeout=timeout)
+    with broker.starting():
+        return _start(broker, found, nodes, tuple(plugins), settings or {})
+
+
+def _start(
+    broker: PrivateBroker, found: Installation, nodes: int, plugins: Sequence[str], settings: Mapping[str, str]
+) -> RunningTap:
+    folder = broker.folder
     home = _INSIDE if found.root else str(folder.path)
     epmd_port, *ports = free_ports(1 + 2 * nodes)
     amqp, distribution = ports[:nodes], ports[nodes:]
     names = [f"tap{port}@localhost" for port in amqp]
     folder.write(".erlang.cookie", secrets.token_hex(16), 0o400)
-    erlang = {"ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_CRASH_DUMP_BYTES": "0"}
-    broker = PrivateBroker(f"RabbitMQ {found.version}", folder, timeout=timeout)
+    common = {
+        **minimal_environment(home),
+        "ERL_EPMD_PORT": str(epmd_port),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_CRASH_DUMP_BYTES": "0",
+    }
 
     def node(index: int) -> Node:
         place = f"{home}/node{index}"
-        lines = {**_SETTINGS, **_joining(names[0] if index else None), **(settings or {})}
+        lines = {**_SETTINGS, **_joining(names[0] if index else None), **settings}
         folder.write(f"node{index}/rabbitmq.conf", "".join(f"{k} = {v}\n" for k, v in lines.items()))
         folder.write(f"node{index}/enabled_plugins", f"[{','.join(plugins)}].\n")
         own = {
@@ -149,8 +161,7 @@ def start(
             argv=_enter(found, folder, [found.server]),
             # "detached" makes the start script exec the broker instead of staying its parent.
             env={
-                **minimal_environment(home),
-                **erlang,
+                **common,
                 "detached": "1",
                 **{f"RABBITMQ_{k}": v for k, v in own.items()},
             },
@@ -162,18 +173,18 @@ def start(
 
     def command(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], Mapping[str, str]]:
         program = found.server.replace("/rabbitmq-server", f"/{name}")
-        env = {**minimal_environment(home), **erlang, "RABBITMQ_NODENAME": names[0]}
-        return _enter(found, folder, [program, *arguments]), env
+        return _enter(found, folder, [program, *arguments]), {**common, "RABBITMQ_NODENAME": names[0]}
 
-    try:
-        # A port mapper of our own, in the foreground: one that Erlang starts by itself would stay behind.
-        epmd = ["epmd", "-port", str(epmd_port), "-address", "127.0.0.1"]
-        broker.add_companion(
-            _enter(found, folder, epmd), {**minimal_environment(home), **erlang}, folder.path / "epmd.log"
+    # A port mapper of our own, in the foreground: one that Erlang starts by itself would stay behind.
+    broker.launch_companion(
+        Node(
+            name="epmd",
+            argv=_enter(found, folder, ["epmd", "-port", str(epmd_port), "-address", "127.0.0.1"]),
+            env=common,
+            log=folder.path / "epmd.log",
+            ready=lambda: tcp_answers("127.0.0.1", epmd_port),
         )
-    except BaseException:
-        broker.stop()
-        raise
+    )
     # The first node alone, the others together: starting all at once costs many seconds of lock retries.
     broker.launch(node(0))
     broker.launch(*(node(index) for index in range(1, nodes)))
@@ -187,7 +198,7 @@ def start(
             how=f"native, {found.how}" + (f", cluster of {nodes}" if nodes > 1 else ""),
             label="real",
             rung="native",
-            pid=broker.pid,
+            pid=broker.pids[0],
             nodes=tuple(f"127.0.0.1:{port}" for port in amqp),
         ),
         broker,

@@ -93,56 +93,70 @@ def start(
             f"it is not in {folder_of(flavour)}",
             "Run: make brokers, or: python -m unimq_contract.brokers install sqs",
         )
-    java, _ = find_java(ELASTICMQ_JAVA, f"ElasticMQ {ELASTICMQ}") if flavour == "elasticmq" else ("", "")
-    folder = WorkFolder(flavour)
-    (port,) = free_ports(1)
-    env = minimal_environment(folder.path)
-    if flavour == "ministack":
-        product, version = "ministack", MINISTACK
-        # -S keeps this environment's packages out of the emulator's way; PYTHONPATH then has all it needs.
-        argv = [sys.executable, "-S", "-m", "ministack"]
-        env |= {
-            "PYTHONPATH": str(folder_of(flavour) / "site"),
-            "SERVICES": "sqs,sns",
-            "GATEWAY_PORT": str(port),
-            # This one binds; the other is only the name in queue URLs. Without it all interfaces would be open.
-            "BIND_HOST": "127.0.0.1",
-            "MINISTACK_HOST": "127.0.0.1",
-            **(settings or {}),
-        }
-    else:
-        product, version = "ElasticMQ", ELASTICMQ
-        more = "".join(f"{name} = {value}\n" for name, value in (settings or {}).items())
-        configuration = folder.write("elasticmq.conf", _ELASTICMQ_CONFIGURATION.format(port=port, settings=more))
-        # One compiler level and the serial collector halve memory and start-up, at no cost that a client notices.
-        argv = [
-            java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
-            "-Djava.awt.headless=true", f"-Dconfig.file={configuration}",
-            "-cp", f"{folder_of(flavour) / 'libs'}/*", "org.elasticmq.server.Main",
-        ]  # fmt: skip
-    broker = PrivateBroker(f"{product} {version}", folder, timeout=timeout)
-    broker.launch(
-        Node(
-            name=product,
-            argv=argv,
-            env=env,
-            log=folder.path / "output.log",
-            ready=lambda: sqs_answers("127.0.0.1", port),
-            grace=1.0,
+    product, version = ("ministack", MINISTACK) if flavour == "ministack" else ("ElasticMQ", ELASTICMQ)
+    command = _ministack if flavour == "ministack" else _elasticmq
+    broker = PrivateBroker(f"{product} {version}", timeout=timeout)
+    with broker.starting():
+        (port,) = free_ports(1)
+        argv, env = command(broker.folder, port, settings or {})
+        broker.launch(
+            Node(
+                name=product,
+                argv=argv,
+                env=env,
+                log=broker.folder.path / "output.log",
+                ready=lambda: sqs_answers("127.0.0.1", port),
+                grace=1.0,
+            )
         )
-    )
-    return RunningTap(
-        Tap(
-            backend="sqs",
-            url=f"sqs+http://test:test@127.0.0.1:{port}/?region=us-east-1",
-            product=product,
-            version=version,
-            how="SQS and SNS in memory" if flavour == "ministack" else "SQS in memory, no SNS",
-            label="emulator",
-            rung="emulator",
-            pid=broker.pid,
-            nodes=(f"127.0.0.1:{port}",),
-            durable=False,
-        ),
-        broker,
-    )
+        return RunningTap(
+            Tap(
+                backend="sqs",
+                url=f"sqs+http://test:test@127.0.0.1:{port}/?region=us-east-1",
+                product=product,
+                version=version,
+                how="SQS and SNS in memory" if flavour == "ministack" else "SQS in memory, no SNS",
+                label="emulator",
+                rung="emulator",
+                pid=broker.pids[0],
+                nodes=(f"127.0.0.1:{port}",),
+                durable=False,
+            ),
+            broker,
+        )
+
+
+def _ministack(folder: WorkFolder, port: int, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    env = {
+        **minimal_environment(folder.path),
+        "PYTHONPATH": str(folder_of("ministack") / "site"),
+        "SERVICES": "sqs,sns",
+        "GATEWAY_PORT": str(port),
+        # This one binds; the other is only the name in queue URLs. Without it all interfaces would be open.
+        "BIND_HOST": "127.0.0.1",
+        "MINISTACK_HOST": "127.0.0.1",
+        **settings,
+    }
+    # -S keeps this environment's packages out of the emulator's way; PYTHONPATH has all it needs.
+    return [sys.executable, "-S", "-m", "ministack"], env
+
+
+def _elasticmq(folder: WorkFolder, port: int, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    java, _ = find_java(ELASTICMQ_JAVA, f"ElasticMQ {ELASTICMQ}")
+    more = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    configuration = folder.write("elasticmq.conf", _ELASTICMQ_CONFIGURATION.format(port=port, settings=more))
+    argv = [
+        java,
+        "-Xms64m",
+        "-Xmx512m",
+        # One compiler level and the serial collector halve memory and start-up, at no cost that a client notices.
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:-UsePerfData",
+        "-Djava.awt.headless=true",
+        f"-Dconfig.file={configuration}",
+        "-cp",
+        f"{folder_of('elasticmq') / 'libs'}/*",
+        "org.elasticmq.server.Main",
+    ]
+    return argv, minimal_environment(folder.path)

@@ -41,7 +41,7 @@ class Tap:
     label: Label
     rung: Rung
     pid: int | None = None
-    """Process of the (first) broker, when it is a child of ours."""
+    """Process of the first node as it was started, when it is a child of ours. ``RunningTap.pids`` keeps up."""
     nodes: tuple[str, ...] = ()
     """``host:port`` of every node."""
     durable: bool = True
@@ -70,6 +70,8 @@ def mask_password(url: str) -> str:
 class Control(Protocol):
     """How a rung lets go of, or maltreats, the broker it started. Calls come from one thread at a time."""
 
+    @property
+    def pids(self) -> tuple[int, ...]: ...
     def stop(self) -> None: ...
     def kill(self, node: int) -> None: ...
     def restart(self, node: int) -> None: ...
@@ -96,6 +98,11 @@ class RunningTap:
     def url(self) -> str:
         """What ``unimq.connect`` takes."""
         return self.tap.url
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The nodes' processes as they are now; empty when they are not children of ours."""
+        return self._control.pids if self._control is not None else ()
 
     def stop(self) -> None:
         """Stop the broker and remove its folder. A clean stop is tried for some seconds, then it is killed."""
