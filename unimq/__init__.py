@@ -1,1 +1,84 @@
-"""One Producer/Consumer interface for Amazon SQS, Apache Kafka, RabbitMQ and an in-memory broker."""
+"""One `Producer` and `Consumer` for Amazon SQS, Apache Kafka, RabbitMQ and an in-memory broker."""
+
+from typing import TYPE_CHECKING
+
+from unimq._capabilities import Capabilities, Feature, Stats, Support
+from unimq._delivery import Delivery
+from unimq._destinations import Queue, Subscription, Topic
+from unimq._errors import (
+    AlreadySettled,
+    AuthError,
+    BufferFull,
+    Closed,
+    ConfigError,
+    ConnectionLost,
+    DeclarationConflict,
+    DecodeError,
+    InvalidMessage,
+    LeaseLost,
+    MessageTooLarge,
+    MissingDependency,
+    NotFound,
+    QueueFull,
+    SendRejected,
+    SendUnknown,
+    UnimqError,
+    Unroutable,
+    Unsupported,
+)
+from unimq._message import Message, Receipt
+from unimq._sync import Broker, Consumer, Producer, connect
+
+if TYPE_CHECKING:
+    from unimq._asyncio import AsyncBroker, AsyncConsumer, AsyncProducer, connect_async
+
+__all__ = [
+    "AlreadySettled",
+    "AsyncBroker",
+    "AsyncConsumer",
+    "AsyncProducer",
+    "AuthError",
+    "Broker",
+    "BufferFull",
+    "Capabilities",
+    "Closed",
+    "ConfigError",
+    "ConnectionLost",
+    "Consumer",
+    "DeclarationConflict",
+    "DecodeError",
+    "Delivery",
+    "Feature",
+    "InvalidMessage",
+    "LeaseLost",
+    "Message",
+    "MessageTooLarge",
+    "MissingDependency",
+    "NotFound",
+    "Producer",
+    "Queue",
+    "QueueFull",
+    "Receipt",
+    "SendRejected",
+    "SendUnknown",
+    "Stats",
+    "Subscription",
+    "Support",
+    "Topic",
+    "UnimqError",
+    "Unroutable",
+    "Unsupported",
+    "connect",
+    "connect_async",
+]
+
+_ASYNC = {"AsyncBroker", "AsyncConsumer", "AsyncProducer", "connect_async"}
+
+
+def __getattr__(name: str) -> object:
+    # asyncio costs as much to import as all the rest; programs that do not use it do not pay for it.
+    if name in _ASYNC:
+        from unimq import _asyncio  # noqa: PLC0415
+
+        return getattr(_asyncio, name)
+    raise AttributeError(f"module 'unimq' has no attribute {name!r}")

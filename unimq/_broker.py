@@ -1,0 +1,265 @@
+"""The connection behind both fronts: destinations in force, open producers and consumers, and the order of closing.
+
+Everything here may block: administration, opening and closing are round trips to the broker. The asyncio front runs
+them in a worker thread; sending, receiving and settling never come here.
+"""
+
+import os
+import sys
+import threading
+import time
+import weakref
+from dataclasses import replace
+
+from unimq._adapters import load_adapter, read_options
+from unimq._capabilities import Capabilities, Stats
+from unimq._dead_letters import DeadLetters
+from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
+from unimq._errors import Closed, ConfigError, UnimqError
+from unimq._receiving import ConsumerCore
+from unimq._sending import ProducerCore
+from unimq._url import parse_url
+from unimq._waiting import block_until
+from unimq.adapter import Driver
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for connecting, declaring and, unless the producer says otherwise, sending."""
+DEFAULT_PREFETCH = 100
+DEFAULT_WINDOW = 5_000
+DEFAULT_WINDOW_BYTES = 64 * 1024 * 1024
+CLOSE_TIMEOUT = 30.0
+
+_open_brokers: "weakref.WeakSet[BrokerCore]" = weakref.WeakSet()
+
+
+class BrokerCore:
+    """One driver with everything opened on it. `lock` guards `known`, `producers` and `consumers`."""
+
+    def __init__(self, url: str | None, *, timeout: Seconds) -> None:
+        self.timeout = seconds(timeout, "timeout")
+        if url is None:
+            url = os.environ.get("UNIMQ_URL")
+            if not url:
+                raise ConfigError("no broker URL: give one to connect(), or set UNIMQ_URL")
+        self.url = parse_url(url)
+        adapter = load_adapter(self.url.scheme)
+        options, self.declares = read_options(adapter, self.url)
+        self.driver: Driver = adapter.connect(self.url, options, timeout=self.timeout)
+        self.capabilities: Capabilities = self.driver.capabilities
+        self.lock = threading.Lock()
+        self.known: dict[str, Queue | Topic | Subscription] = {}
+        self.producers: set[ProducerCore] = set()
+        self.consumers: set[ConsumerCore] = set()
+        self.closed = ""
+        _open_brokers.add(self)
+
+    # Destinations.
+
+    def declare(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
+        """Create what is missing, and return the destination with the policies in force."""
+        self.check_open()
+        if isinstance(destination, str):
+            return self._declare(self.known.get(destination) or Queue(destination), as_is=True)
+        _check_destination(destination)
+        return self._declare(destination, as_is=False)
+
+    def _declare(self, destination: Queue | Topic | Subscription, *, as_is: bool) -> Queue | Topic | Subscription:
+        self.check_policies(destination)
+        if isinstance(destination, Subscription):
+            self.driver.declare(destination.topic, as_is=as_is, timeout=self.timeout)
+        if not isinstance(destination, Topic):
+            dead_letters = queue_of(destination).dead_letters
+            if dead_letters is not None:
+                # Before its source, which refers to it; and as it is, because it may have an owner with own policies.
+                self.driver.declare(dead_letters, as_is=True, timeout=self.timeout)
+        in_force = self.driver.declare(destination, as_is=as_is, timeout=self.timeout)
+        with self.lock:
+            self.known[_name_of(in_force)] = in_force
+        return in_force
+
+    def check_policies(self, destination: Queue | Topic | Subscription) -> None:
+        """Raise `Unsupported` for a policy that the backend does not have, before any I/O (principle 2)."""
+        require = self.capabilities.require
+        if isinstance(destination, Topic | Subscription):
+            require("topics")
+            topic = destination if isinstance(destination, Topic) else destination.topic
+            if topic.require_subscription:
+                require("require_subscription")
+        if isinstance(destination, Subscription) and destination.start == "earliest":
+            require("start_earliest")
+        if destination.ordering == "key" if isinstance(destination, Topic) else queue_of(destination).ordering == "key":
+            require("ordering_key")
+        if isinstance(destination, Topic):
+            return
+        queue = queue_of(destination)
+        if queue.ttl is not None:
+            require("ttl")
+        if queue.lease is not None:
+            require("lease")
+        if queue.max_length is not None:
+            require("max_length" if queue.overflow == "reject" else "drop_oldest")
+        if queue.dead_letter:
+            require("dead_letter")
+
+    def resolve(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
+        """Return a destination that exists: declared on first use, or only looked up with ``declare=false``."""
+        self.check_open()
+        if isinstance(destination, str):
+            known = self.known.get(destination)
+            if known is not None:
+                return known
+        else:
+            _check_destination(destination)
+            if self.known.get(_name_of(destination)) == destination:
+                return destination
+        if self.declares:
+            return self.declare(destination)
+        wanted = Queue(destination) if isinstance(destination, str) else destination
+        self.check_policies(wanted)
+        self.driver.check(wanted, timeout=self.timeout)
+        with self.lock:
+            self.known[_name_of(wanted)] = wanted
+        return wanted
+
+    def delete(self, destination: str | Queue | Topic | Subscription) -> None:
+        self.check_open()
+        found = self._named(destination)
+        self.driver.delete(found, timeout=self.timeout)
+        with self.lock:
+            self.known.pop(_name_of(found), None)
+
+    def purge(self, source: str | Source) -> int | None:
+        self.check_open()
+        self.capabilities.require("purge")
+        return self.driver.purge(self._named_source(source), timeout=self.timeout)
+
+    def stats(self, source: str | Source) -> Stats:
+        self.check_open()
+        self.capabilities.require("stats")
+        found = self._named_source(source)
+        stats = self.driver.stats(found, timeout=self.timeout)
+        dead_letters = queue_of(found).dead_letters
+        if dead_letters is None:
+            return stats
+        waiting = self.driver.stats(dead_letters, timeout=self.timeout).ready
+        return replace(stats, dead_letters=waiting)
+
+    def _named(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
+        if isinstance(destination, str):
+            return self.known.get(destination) or Queue(destination)
+        _check_destination(destination)
+        return destination
+
+    def _named_source(self, source: str | Source) -> Source:
+        found = self._named(source)
+        if isinstance(found, Topic):
+            raise ConfigError(f"{found.name!r} is a topic; name one of its subscriptions")
+        return found
+
+    # Opening.
+
+    def open_producer(
+        self, target: str | Target, *, timeout: Seconds, window: int, window_bytes: int
+    ) -> ProducerCore:
+        found = self.resolve(target)
+        if isinstance(found, Subscription):
+            raise ConfigError(f"{found!r} is a subscription; send to its topic")
+        core = ProducerCore(
+            found,
+            self.capabilities,
+            window=count(window, "window"),
+            window_bytes=count(window_bytes, "window_bytes"),
+            timeout=seconds(timeout, "timeout"),
+        )
+        core.sender = self.driver.open_sender(found, core, timeout=self.timeout)
+        with self.lock:
+            self.producers.add(core)
+        return core
+
+    def open_consumer(self, source: str | Source, *, prefetch: int) -> ConsumerCore:
+        count(prefetch, "prefetch")
+        found = self.resolve(source)
+        if isinstance(found, Topic):
+            raise ConfigError(f"{found.name!r} is a topic; consume one of its subscriptions")
+        dead_letters = None
+        target = queue_of(found).dead_letters
+        if target is not None:
+            if not self.declares:
+                self.driver.check(target, timeout=self.timeout)
+            producer = ProducerCore(
+                target, self.capabilities, window=sys.maxsize, window_bytes=sys.maxsize, timeout=DEFAULT_TIMEOUT
+            )
+            producer.sender = self.driver.open_sender(target, producer, timeout=self.timeout)
+            dead_letters = DeadLetters(producer)
+        core = ConsumerCore(found, self.capabilities, dead_letters)
+        core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
+        with self.lock:
+            self.consumers.add(core)
+        return core
+
+    # Closing.
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Closed(self.closed)
+
+    def close_producer(self, core: ProducerCore, timeout: float) -> list[UnimqError]:
+        """Release a producer whose outcomes the front has waited for; return the failures nobody was told of (S6)."""
+        core.sender.close(timeout)
+        with self.lock:
+            self.producers.discard(core)
+        return core.group.failures
+
+    def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
+        """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
+        deadline = time.monotonic() + timeout
+        core.stop(f"the consumer of {core.source_name!r} is closed")
+        if core.dead_letters is not None:
+            core.dead_letters.producer.sender.flush()
+            block_until(core.moves_done, core.moves_finished, deadline)
+        core.receiver.close(max(0.0, deadline - time.monotonic()))
+        core.forget()
+        if core.dead_letters is not None:
+            self.close_producer(core.dead_letters.producer, max(0.0, deadline - time.monotonic()))
+        with self.lock:
+            self.consumers.discard(core)
+
+    def close(self, timeout: float) -> None:
+        """Close what the front left open, then the driver."""
+        if self.closed:
+            return
+        self.closed = "the broker connection is closed"
+        deadline = time.monotonic() + timeout
+        for consumer in list(self.consumers):
+            self.close_consumer(consumer, max(0.0, deadline - time.monotonic()))
+        for producer in list(self.producers):
+            producer.stop("the producer is closed")
+            self.close_producer(producer, max(0.0, deadline - time.monotonic()))
+        self.driver.close(max(0.0, deadline - time.monotonic()))
+
+
+def _check_destination(destination: object) -> None:
+    if not isinstance(destination, Queue | Topic | Subscription):
+        raise ConfigError(
+            f"a destination is a str, Queue, Topic or Subscription, not {type(destination).__name__}"
+        )
+
+
+def _name_of(destination: Queue | Topic | Subscription) -> str:
+    return destination.queue.name if isinstance(destination, Subscription) else destination.name
+
+
+def _forget_in_child() -> None:
+    """Close, without touching a socket or lock, what a forked child inherited: it belongs to the parent (L2)."""
+    reason = f"it was opened by the parent process {os.getppid()}; connect again in this process"
+    for broker in list(_open_brokers):
+        broker.closed = reason
+        for producer in broker.producers:
+            producer.lock = threading.Lock()
+            producer.closed = reason
+        for consumer in broker.consumers:
+            consumer.lock = threading.Lock()
+            consumer.closed = reason
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,69 @@
+"""Dead letters: a confirmed copy with its provenance in headers, in one format on every backend (A4, A8)."""
+
+import time
+from collections.abc import Callable
+
+from unimq._delivery import Delivery
+from unimq._errors import Closed, UnimqError
+from unimq._message import DEAD_LETTER_PREFIX, Headers, Message
+from unimq._sending import Outcome, ProducerCore, deadline_after
+
+REASON = DEAD_LETTER_PREFIX + "reason"
+SOURCE = DEAD_LETTER_PREFIX + "source"
+ATTEMPTS = DEAD_LETTER_PREFIX + "attempts"
+FIRST_SENT_AT = DEAD_LETTER_PREFIX + "sent-at"
+DEAD_AT = DEAD_LETTER_PREFIX + "at"
+ORIGINAL_ID = DEAD_LETTER_PREFIX + "id"
+
+
+def provenance(delivery: Delivery, reason: str, source: str) -> Headers:
+    """Return the headers of the copy: those of the message, and where it comes from and why.
+
+    Times are Unix seconds with three decimals. The names stand in ``docs/dead-letters.md``.
+    """
+    return {
+        **delivery.headers,
+        REASON: reason,
+        SOURCE: source,
+        ATTEMPTS: str(delivery.attempt),
+        FIRST_SENT_AT: f"{delivery.sent_at:.3f}",
+        DEAD_AT: f"{time.time():.3f}",
+        ORIGINAL_ID: delivery.id,
+    }
+
+
+class DeadLetters:
+    """The way to one dead-letter queue; owned by one consumer.
+
+    The window of its producer is unlimited: what is under way is bounded by the consumer's `prefetch`.
+    """
+
+    def __init__(self, producer: ProducerCore) -> None:
+        self.producer = producer
+
+    def send(self, delivery: Delivery, reason: str, source: str, done: Callable[[UnimqError | None], None]) -> None:
+        """Send the copy without waiting; `done` gets `None` once it is confirmed, or the error."""
+        message = delivery.message
+        copy = Message(
+            message.body,
+            message.key,
+            provenance(delivery, reason, source),
+            message.id,
+            message.content_type,
+            message.correlation_id,
+            message.reply_to,
+            sent_at=message.sent_at,
+        )
+        producer = self.producer
+        entry = producer.entry(copy, deadline_after(producer.timeout))
+
+        def report(outcome: Outcome) -> None:
+            done(outcome if isinstance(outcome, UnimqError) else None)
+
+        try:
+            producer.admit(1, entry.size)
+        except Closed as closed:
+            done(closed)
+            return
+        producer.join_pipeline(entry, report)
+        producer.sender.submit((entry,))

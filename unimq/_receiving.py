@@ -1,0 +1,306 @@
+"""Receiving: the buffer, who holds what, settlement, expiry and dead letters. One implementation for both fronts."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from unimq._capabilities import Capabilities
+from unimq._dead_letters import DeadLetters
+from unimq._delivery import Delivery
+from unimq._destinations import Seconds, Source, queue_of, seconds
+from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError
+from unimq._waiting import Waiters
+
+if TYPE_CHECKING:
+    from unimq.adapter import Receiver
+
+log = logging.getLogger("unimq")
+
+RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
+"""Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
+
+
+class SettleBarrier:
+    """What one `settle()` waits for: the dead-letter copies under way, then the driver's barrier."""
+
+    __slots__ = ("done", "errors", "finished")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.errors: Sequence[UnimqError] = ()
+        self.finished = Waiters()
+
+    def finish(self, errors: Sequence[UnimqError]) -> None:
+        self.errors = errors
+        self.done = True
+        self.finished.wake_all()
+
+    def is_finished(self) -> Literal[True] | None:
+        """Attempt for the fronts."""
+        return True if self.done else None
+
+    def raise_errors(self) -> None:
+        """Raise the first error, with the number of the others as a note."""
+        if self.errors:
+            error = self.errors[0]
+            if len(self.errors) > 1:
+                error.add_note(f"and {len(self.errors) - 1} more settlements failed")
+            raise error
+
+
+class ConsumerCore:
+    """State of one consumer; it is the `DeliverySink` of its receiver and the settler of its deliveries.
+
+    `buffer` and `held` are changed only by operations that are atomic in CPython (`deque.popleft`, `set.remove`, …):
+    whoever removes a delivery from `held` is the one that may settle it.
+    """
+
+    def __init__(self, source: Source, capabilities: Capabilities, dead_letters: DeadLetters | None) -> None:
+        self.source = source
+        self.queue = queue_of(source)
+        self.source_name = self.queue.name
+        self.capabilities = capabilities
+        self.dead_letters = dead_letters
+        self.receiver: Receiver
+        self.buffer: deque[Delivery] = deque()
+        self.held: set[Delivery] = set()
+        self.arrived = Waiters()
+        self.closed = ""
+        self.error: UnimqError | None = None
+        self.lock = threading.Lock()
+        self.moves_under_way = 0
+        self.moves_done = Waiters()
+        self.move_errors: list[UnimqError] = []
+        self.ttl: float | None = self.queue.ttl  # type: ignore[assignment] - seconds since `Queue` checked it
+        self.max_deliveries = self.queue.max_deliveries
+        self.is_plain = self.ttl is None and self.max_deliveries is None
+        """Nothing to check at delivery but the message's own ttl: saves a call per message."""
+
+    # Coming up: `DeliverySink`.
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See `unimq.adapter.DeliverySink.deliver`."""
+        self.held.update(deliveries)
+        self.buffer.extend(deliveries)
+        if self.arrived:
+            self.arrived.wake(len(deliveries))
+
+    def lost(self, deliveries: Sequence[Delivery]) -> None:
+        """See `unimq.adapter.DeliverySink.lost`."""
+        for delivery in deliveries:
+            delivery.lost = True
+        self.held.difference_update(deliveries)
+
+    def failed(self, error: UnimqError) -> None:
+        """See `unimq.adapter.DeliverySink.failed`."""
+        self.error = error
+        self.arrived.wake_all()
+
+    # Going to the user.
+
+    def take_one(self) -> Delivery | None:
+        """Attempt to take the next delivery that may still be handled; `None` if none is there.
+
+        Raises:
+            Closed: the consumer was closed.
+
+        """
+        while True:
+            if self.closed:
+                raise Closed(self.closed)
+            try:
+                delivery = self.buffer.popleft()
+            except IndexError:
+                if self.error is not None:
+                    raise self.error from None
+                return None
+            if (self.is_plain and not delivery.lost and delivery.message.expires_at is None) or self._is_live(delivery):
+                return delivery
+
+    def take(self, limit: int) -> list[Delivery] | None:
+        """Attempt to take up to `limit` deliveries; see `take_one`."""
+        first = self.take_one()
+        if first is None:
+            return None
+        taken = [first]
+        popleft, is_live, is_plain = self.buffer.popleft, self._is_live, self.is_plain
+        try:
+            while len(taken) < limit:
+                delivery = popleft()
+                if (is_plain and not delivery.lost and delivery.message.expires_at is None) or is_live(delivery):
+                    taken.append(delivery)
+        except IndexError:
+            pass
+        return taken
+
+    def _is_live(self, delivery: Delivery) -> bool:
+        """Tell whether the user may get it; what expired or failed too often is settled here, at the last moment."""
+        if delivery.lost:
+            return False
+        expires_at = delivery.message.expires_at
+        if self.ttl is not None:
+            limit = delivery.message.sent_at + self.ttl
+            expires_at = limit if expires_at is None or limit < expires_at else expires_at
+        if expires_at is not None and time.time() >= expires_at:
+            self._settle_dead(delivery, "expired", keep=self.queue.dead_letter_expired)
+            return False
+        if self.max_deliveries is not None and delivery.attempt > self.max_deliveries:
+            # The failure of the last allowed delivery was no nack but a crash or the end of a lease (A8).
+            self._settle_dead(delivery, "max_deliveries", keep=True)
+            return False
+        return True
+
+    # Settlement: `Settler`.
+
+    def ack(self, delivery: Delivery) -> None:
+        """See `Delivery.ack`."""
+        self._release(delivery)
+        self.receiver.ack((delivery,))
+
+    def ack_all(self, deliveries: Iterable[Delivery]) -> None:
+        """Ack many at once; if some are not held any more, the others are acked before the error is raised."""
+        mine: list[Delivery] = []
+        error: UnimqError | None = None
+        for delivery in deliveries:
+            try:
+                self._release(delivery)
+            except (AlreadySettled, LeaseLost) as refused:
+                error = error or refused
+            else:
+                mine.append(delivery)
+        if mine:
+            self.receiver.ack(mine)
+        if error is not None:
+            raise error
+
+    def nack(self, delivery: Delivery, delay: Seconds) -> None:
+        """See `Delivery.nack`."""
+        if delay != 0:
+            delay = seconds(delay, "delay", zero=True)
+            self.capabilities.require("nack_delay")
+        self._release(delivery)
+        if self.max_deliveries is not None and delivery.attempt >= self.max_deliveries:
+            self._move_to_dead_letters(delivery, "max_deliveries")
+        else:
+            self.receiver.nack(delivery, float(delay))  # type: ignore[arg-type]
+
+    def reject(self, delivery: Delivery, reason: str) -> None:
+        """See `Delivery.reject`."""
+        if type(reason) is not str:
+            raise ConfigError(f"the reason must be str, not {type(reason).__name__}")
+        self._release(delivery)
+        self._move_to_dead_letters(delivery, reason)
+
+    def extend(self, delivery: Delivery, duration: Seconds) -> None:
+        """See `Delivery.extend`."""
+        self.capabilities.require("extend")
+        duration = seconds(duration, "duration")
+        if delivery not in self.held:
+            raise self._refusal(delivery)
+        self.receiver.extend(delivery, duration)
+
+    def _release(self, delivery: Delivery) -> None:
+        """Become the one that settles the delivery, or raise."""
+        if delivery.lease_until and time.monotonic() >= delivery.lease_until:
+            self.lost((delivery,))
+        try:
+            self.held.remove(delivery)
+        except KeyError:
+            raise self._refusal(delivery) from None
+
+    def _refusal(self, delivery: Delivery) -> UnimqError:
+        if delivery.lost:
+            return LeaseLost(
+                f"message {delivery.id} from {self.source_name!r} is no longer held here; it will be or was delivered again"
+            )
+        return AlreadySettled(f"message {delivery.id} from {self.source_name!r} was settled before")
+
+    # Dead letters.
+
+    def _settle_dead(self, delivery: Delivery, reason: str, *, keep: bool) -> None:
+        try:
+            self._release(delivery)
+        except LeaseLost:
+            return
+        if keep:
+            self._move_to_dead_letters(delivery, reason)
+        else:
+            self.receiver.ack((delivery,))
+
+    def _move_to_dead_letters(self, delivery: Delivery, reason: str) -> None:
+        """Send the copy; the original is settled only when the copy is confirmed (A8)."""
+        if self.dead_letters is None:
+            self.receiver.ack((delivery,))
+            return
+        with self.lock:
+            self.moves_under_way += 1
+        self.dead_letters.send(delivery, reason, self.source_name, lambda error: self._moved(delivery, error))
+
+    def _moved(self, delivery: Delivery, error: UnimqError | None) -> None:
+        if error is None:
+            self.receiver.ack((delivery,))
+        else:
+            log.error("dead-letter copy of message %s from %r failed: %s", delivery.id, self.source_name, error)
+            delay = RETRY_AFTER_FAILED_DEAD_LETTER if self.capabilities.nack_delay else 0.0
+            self.receiver.nack(delivery, delay)
+        with self.lock:
+            self.moves_under_way -= 1
+            if error is not None:
+                self.move_errors.append(error)
+        if not self.moves_under_way:
+            self.moves_done.wake_all()
+
+    # Waiting and closing.
+
+    def moves_finished(self) -> Literal[True] | None:
+        """Attempt for the fronts: true while no dead-letter copy is under way."""
+        return True if not self.moves_under_way else None
+
+    def start_barrier(self) -> SettleBarrier:
+        """Ask the driver to confirm the settlements handed over so far (A1); call after `moves_finished`."""
+        with self.lock:
+            move_errors, self.move_errors = self.move_errors, []
+        barrier = SettleBarrier()
+        self.receiver.barrier(lambda errors: barrier.finish((*move_errors, *errors)))
+        return barrier
+
+    def settle_overdue(self) -> ConnectionLost:
+        """Return the error for a `settle` that ran out of time (A1)."""
+        return ConnectionLost(
+            f"the settlements of {self.source_name!r} were not confirmed in time; unconfirmed messages may come again"
+        )
+
+    def pause(self) -> None:
+        """See `Consumer.pause`."""
+        self.capabilities.require("pause")
+        self._check_open()
+        self.receiver.pause()
+
+    def resume(self) -> None:
+        """See `Consumer.resume`."""
+        self.capabilities.require("pause")
+        self._check_open()
+        self.receiver.resume()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Closed(self.closed)
+
+    def stop(self, reason: str) -> bool:
+        """Hand out nothing any more and wake everybody who waits; false if that was done before (L1)."""
+        with self.lock:
+            if self.closed:
+                return False
+            self.closed = reason
+        self.arrived.wake_all()
+        return True
+
+    def forget(self) -> None:
+        """Drop what is held after the receiver was closed: settling it now raises `LeaseLost`."""
+        self.lost(list(self.held))
+        self.buffer.clear()
+
+

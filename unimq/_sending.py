@@ -1,0 +1,362 @@
+"""Sending: the window, the bookkeeping of outcomes, and what a flush waits for. One implementation for both fronts."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from unimq._capabilities import Capabilities
+from unimq._destinations import Queue, Target
+from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError, Unsupported
+from unimq._message import NO_HEADERS, Message, Receipt, prepare
+from unimq._waiting import Waiters, Wake
+
+if TYPE_CHECKING:
+    from unimq.adapter import Sender
+
+log = logging.getLogger("unimq")
+
+Outcome = Receipt | UnimqError
+OnOutcome = Callable[[Outcome], None]
+
+GRACE = 5.0
+"""Seconds that a caller waits past a send's deadline for the driver to say which of the two it was (S2)."""
+
+_LARGEST_PART = 1000
+"""Messages that `send_many` hands to the driver at once."""
+_KEPT_FAILURES = 1000
+"""Failures of enqueued messages that are kept for the next `flush`; further ones are counted only."""
+
+
+class PipelinedGroup:
+    """The enqueued messages between two flushes. Guarded by the lock of the `ProducerCore`."""
+
+    __slots__ = ("failures", "finished", "remaining", "unkept_failures")
+
+    def __init__(self) -> None:
+        self.remaining = 0
+        self.finished = Waiters()
+        self.failures: list[UnimqError] = []
+        self.unkept_failures = 0
+
+    def is_finished(self) -> Literal[True] | None:
+        """Attempt for the fronts: true once every outcome is there."""
+        return True if self.remaining == 0 else None
+
+
+class Outgoing(msgspec.Struct, eq=False):
+    """One message on its way to the broker: what a driver sends, and where it leaves the position."""
+
+    message: Message
+    deadline: float
+    """`time.monotonic` until which the driver may retry; then the outcome is `SendUnknown` (S2)."""
+    size: int
+    """Bytes that it counts in the window."""
+    group: PipelinedGroup | None = None
+    """Set for an enqueued message."""
+    on_outcome: OnOutcome | None = None
+    position: object = None
+    """The backend's own position, set by the driver before it reports the entry as stored."""
+    error: UnimqError | None = None
+    done: bool = False
+    """Set under the lock of the `ProducerCore`, after `error` and `position`."""
+    wake: Wake | None = None
+    """Wake-up of the caller that waits for this outcome."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The receipt or the error, once `done`."""
+        return self.error if self.error is not None else Receipt(self.message.id, self.position)
+
+    def is_done(self) -> Literal[True] | None:
+        """Attempt for the fronts."""
+        return True if self.done else None
+
+
+class OutcomeWaiters:
+    """The one place for a wake-up at the outcome of one entry; a `unimq._waiting.Registry`."""
+
+    __slots__ = ("_core", "_entry")
+
+    def __init__(self, core: "ProducerCore", entry: Outgoing) -> None:
+        self._core = core
+        self._entry = entry
+
+    def add(self, wake: Wake) -> None:
+        """Have `wake` called at the outcome; not if that is there already, which the waiter sees next."""
+        with self._core.lock:
+            if not self._entry.done:
+                self._entry.wake = wake
+
+    def discard(self, wake: Wake) -> bool:
+        """Take the wake-up back; false if it was called already."""
+        with self._core.lock:
+            found = self._entry.wake == wake
+            self._entry.wake = None
+        return found
+
+    def wake(self) -> None:
+        """Pass a wake-up on: there is nobody else who waits for this outcome."""
+
+
+def size_of(message: Message) -> int:
+    """Return the bytes that a message counts in the window: body, key and headers."""
+    size = len(message.body)
+    if message.key:
+        size += len(message.key)
+    if message.headers is not NO_HEADERS:
+        for name, value in message.headers.items():
+            size += len(name) + len(value)
+    return size
+
+
+class ProducerCore:
+    """State of one producer. `lock` guards everything below it, and `Outgoing.done` and `wake`."""
+
+    def __init__(
+        self, target: Target, capabilities: Capabilities, *, window: int, window_bytes: int, timeout: float
+    ) -> None:
+        self.target = target
+        self.capabilities = capabilities
+        self.timeout = timeout
+        self.window = window
+        self.window_bytes = window_bytes
+        self.queue_ttl: float | None = target.ttl if isinstance(target, Queue) else None  # type: ignore[assignment]
+        self.sender: Sender
+        self.room = Waiters()
+        self.lock = threading.Lock()
+        self.closed = ""
+        self.outstanding = 0
+        self.outstanding_bytes = 0
+        self.group = PipelinedGroup()
+
+    # Going down.
+
+    def entry(self, message: Message, deadline: float) -> Outgoing:
+        """Return the entry that carries a prepared message, with the ttl of its queue applied (T1).
+
+        Raises:
+            Unsupported: the message asks for a delay or ttl that the backend does not have (principle 2).
+
+        """
+        if message.delay or message.ttl is not None:
+            self._check_times(message)
+        if self.queue_ttl is not None:
+            limit = message.sent_at + self.queue_ttl
+            if message.expires_at is None or message.expires_at > limit:
+                message.expires_at = limit
+        return Outgoing(message, deadline, size_of(message))
+
+    def _check_times(self, message: Message) -> None:
+        capabilities = self.capabilities
+        if message.ttl is not None:
+            capabilities.require("ttl")
+        if message.delay:
+            capabilities.require("delay")
+            if capabilities.max_delay is not None and message.delay > capabilities.max_delay:  # type: ignore[operator]
+                raise Unsupported(
+                    f"delay of {message.delay} s on {capabilities.backend}",
+                    f"the longest delay is {capabilities.max_delay:g} s",
+                    "a shorter delay, and send again when it is over",
+                )
+
+    def admit(self, count: int, size: int) -> Literal[True] | None:
+        """Attempt to take that many messages and bytes into the window (S5).
+
+        What alone exceeds the window is admitted when nothing else is outstanding, so that it cannot wait for ever.
+
+        Raises:
+            Closed: the producer was closed.
+
+        """
+        with self.lock:
+            if self.closed:
+                raise Closed(self.closed)
+            if self.outstanding and (
+                self.outstanding + count > self.window or self.outstanding_bytes + size > self.window_bytes
+            ):
+                return None
+            self.outstanding += count
+            self.outstanding_bytes += size
+        return True
+
+    def join_pipeline(self, entry: Outgoing, on_outcome: OnOutcome | None) -> None:
+        """Make the next `flush` wait for an admitted entry."""
+        entry.on_outcome = on_outcome
+        with self.lock:
+            entry.group = self.group
+            self.group.remaining += 1
+
+    def start_flush(self) -> PipelinedGroup:
+        """Return the group to wait for; what is enqueued from now on belongs to the next one."""
+        with self.lock:
+            group, self.group = self.group, PipelinedGroup()
+        self.sender.flush()
+        return group
+
+    def overdue(self, entry: Outgoing) -> SendUnknown:
+        """Return the error for a caller that waited until the deadline and got no outcome."""
+        return SendUnknown(
+            f"no confirmation of message {entry.message.id} to {self.target.name!r} within {self.timeout:g} s; it may be"
+            " stored",
+            message_id=entry.message.id,
+        )
+
+    def still_full(self) -> BufferFull:
+        """Return the error for a caller that waited for room until its deadline (S5)."""
+        return BufferFull(
+            f"{self.outstanding} messages ({self.outstanding_bytes} bytes) to {self.target.name!r} are unconfirmed after"
+            f" {self.timeout:g} s; the window is {self.window} messages and {self.window_bytes} bytes"
+        )
+
+    def unfinished(self, group: PipelinedGroup) -> list[UnimqError]:
+        """Return the failures of a group whose flush ran out of time, the missing outcomes among them (S6)."""
+        with self.lock:
+            missing = group.remaining
+            failures = list(group.failures)
+        if missing:
+            failures.append(SendUnknown(f"{missing} messages to {self.target.name!r} have no outcome yet"))
+        return failures
+
+    def stop(self, reason: str) -> bool:
+        """Refuse new messages from now on; false if that was done before."""
+        with self.lock:
+            if self.closed:
+                return False
+            self.closed = reason
+        self.room.wake_all()
+        return True
+
+    # Coming up: this is the `OutcomeSink` of the sender.
+
+    def stored(self, entries: Sequence[Outgoing]) -> None:
+        """See `unimq.adapter.OutcomeSink.stored`."""
+        self._finish(entries, None)
+
+    def failed(self, entries: Sequence[Outgoing], error: UnimqError) -> None:
+        """See `unimq.adapter.OutcomeSink.failed`."""
+        self._finish(entries, error)
+
+    def _finish(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
+        wakes: list[Wake] = []
+        called: list[Outgoing] = []
+        finished: list[PipelinedGroup] = []
+        with self.lock:
+            for entry in entries:
+                if entry.done:
+                    continue
+                entry.error = error
+                entry.done = True
+                self.outstanding -= 1
+                self.outstanding_bytes -= entry.size
+                if entry.wake is not None:
+                    wakes.append(entry.wake)
+                    entry.wake = None
+                group = entry.group
+                if group is not None:
+                    if entry.on_outcome is not None:
+                        called.append(entry)
+                    elif error is not None:
+                        self._keep_failure(group, entry, error)
+                    group.remaining -= 1
+                    if group.remaining == 0:
+                        finished.append(group)
+        if self.room:
+            self.room.wake_all()
+        for wake in wakes:
+            wake()
+        for entry in called:
+            _call(entry)
+        for group in finished:
+            group.finished.wake_all()
+
+    @staticmethod
+    def _keep_failure(group: PipelinedGroup, entry: Outgoing, error: UnimqError) -> None:
+        if len(group.failures) < _KEPT_FAILURES:
+            group.failures.append(name_message(error, entry.message.id))
+        else:
+            group.unkept_failures += 1
+
+
+def name_message(error: UnimqError, message_id: str) -> UnimqError:
+    """Return the error for one message of a batch: a copy that names it, as one object may stand for many messages."""
+    if isinstance(error, SendRejected | SendUnknown):
+        copy = type(error)(*error.args, message_id=message_id)
+        copy.__cause__ = error.__cause__
+        return copy
+    return error
+
+
+def _call(entry: Outgoing) -> None:
+    try:
+        assert entry.on_outcome is not None
+        entry.on_outcome(entry.outcome)
+    except Exception:
+        # A fault of the user's callback must not end the driver's thread, nor stay unseen.
+        log.exception("the outcome callback of message %s raised", entry.message.id)
+
+
+def combined(outcomes: Sequence[Outcome], what: str, *, more: int = 0) -> SendRejected | SendUnknown:
+    """Return one error for several outcomes: `SendUnknown` if any message may be stored, else `SendRejected` (S3, S6)."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, UnimqError)]
+    certain = not more and all(isinstance(error, SendRejected) or not error.retryable for error in errors)
+    kind = SendRejected if certain else SendUnknown
+    text = f"{len(errors) + more} of {what} failed; the first: {type(errors[0]).__name__}: {errors[0]}"
+    combination = kind(text, outcomes=outcomes)
+    combination.__cause__ = errors[0]
+    return combination
+
+
+class ManySends:
+    """One `send_many`: every message gets an entry, the good ones go out in parts that fit the window (S3)."""
+
+    def __init__(self, core: ProducerCore, messages: Iterable[Message | bytes], deadline: float) -> None:
+        self.core = core
+        self.entries: list[Outgoing] = []
+        for message in messages:
+            try:
+                entry = core.entry(prepare(message), deadline)
+            except UnimqError as error:
+                given = message.id if isinstance(message, Message) else ""
+                entry = Outgoing(Message(b"", id=given), deadline, 0, error=error, done=True)
+            self.entries.append(entry)
+
+    def parts(self) -> Iterator[tuple[list[Outgoing], int]]:
+        """Yield parts with their size in bytes, none of which exceeds the window if that can be avoided."""
+        most = min(self.core.window, _LARGEST_PART)
+        most_bytes = self.core.window_bytes
+        part: list[Outgoing] = []
+        size = 0
+        for entry in self.entries:
+            if entry.done:
+                continue
+            if part and (len(part) == most or size + entry.size > most_bytes):
+                yield part, size
+                part, size = [], 0
+            part.append(entry)
+            size += entry.size
+        if part:
+            yield part, size
+
+    def finish(self, *, return_errors: bool) -> list[Receipt | UnimqError]:
+        """Return one outcome per message, in order; raise if there are errors and they are not to be returned."""
+        outcomes: list[Receipt | UnimqError] = []
+        failed = False
+        for entry in self.entries:
+            if entry.error is None and entry.done:
+                outcomes.append(Receipt(entry.message.id, entry.position))
+            else:
+                failed = True
+                error = entry.error or self.core.overdue(entry)
+                outcomes.append(name_message(error, entry.message.id))
+        if failed and not return_errors:
+            raise combined(outcomes, f"{len(outcomes)} messages")
+        return outcomes
+
+
+def deadline_after(timeout: float) -> float:
+    """Return the `time.monotonic` at which `timeout` seconds from now are over."""
+    return time.monotonic() + timeout

@@ -1,0 +1,450 @@
+"""The synchronous front: waits on locks; every rule is in the cores it shares with the asyncio front."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Literal, Self, overload
+
+from unimq._broker import (
+    CLOSE_TIMEOUT,
+    DEFAULT_PREFETCH,
+    DEFAULT_TIMEOUT,
+    DEFAULT_WINDOW,
+    DEFAULT_WINDOW_BYTES,
+    BrokerCore,
+)
+from unimq._capabilities import Capabilities, Stats
+from unimq._delivery import Delivery
+from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
+from unimq._errors import Closed, UnimqError
+from unimq._message import Headers, Message, Receipt, prepare, prepare_fields
+from unimq._receiving import ConsumerCore
+from unimq._sending import GRACE, ManySends, OnOutcome, Outgoing, OutcomeWaiters, ProducerCore, combined
+from unimq._waiting import block_until
+
+def connect(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Broker":
+    """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``.
+
+    Args:
+        url: scheme, hosts, credentials and options; without it the environment variable ``UNIMQ_URL``.
+        timeout: seconds for connecting and for every administrative call.
+
+    Raises:
+        ConfigError: the URL or an option is wrong; the error names what is valid.
+        MissingDependency: the backend's client library is not installed; the error holds the pip line.
+        AuthError: the credentials were refused; not retried (E2).
+        ConnectionLost: the broker did not answer in time.
+
+    """
+    return Broker(BrokerCore(url, timeout=timeout))
+
+
+class Broker:
+    """A connection to one broker. Thread-safe; close it, or use it as a context manager."""
+
+    def __init__(self, core: BrokerCore) -> None:
+        self._core = core
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this broker can do."""
+        return self._core.capabilities
+
+    @property
+    def native(self) -> object:
+        """The client library's own connection, for what is not portable."""
+        return self._core.driver.native
+
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+    ) -> "Producer":
+        """Open a producer; the target is declared if it is missing, unless the URL says ``declare=false``.
+
+        Args:
+            target: a queue by name, a `Queue` or a `Topic`.
+            timeout: seconds within which a send is confirmed or fails (S2), and that `enqueue` waits for room (S5).
+            window: unconfirmed messages beyond which `enqueue` and `send` wait (S5).
+            window_bytes: the same in bytes.
+
+        Raises:
+            NotFound: the target does not exist and is not to be declared (S4).
+            DeclarationConflict: it exists with other policies.
+            Unsupported: the backend lacks one of its policies; raised before any I/O.
+
+        """
+        return Producer(
+            self._core, self._core.open_producer(target, timeout=timeout, window=window, window_bytes=window_bytes)
+        )
+
+    def consumer(self, source: str | Source, *, prefetch: int = DEFAULT_PREFETCH) -> "Consumer":
+        """Open a consumer of a queue or subscription; the source is declared if it is missing.
+
+        Args:
+            source: a queue by name, a `Queue` or a `Subscription`.
+            prefetch: unsettled messages that it holds at most (R3).
+
+        Raises:
+            NotFound: the source does not exist and is not to be declared.
+            DeclarationConflict: it exists with other policies.
+            Unsupported: the backend lacks one of its policies; raised before any I/O.
+
+        """
+        return Consumer(self._core, self._core.open_consumer(source, prefetch=prefetch))
+
+    def declare(self, *destinations: str | Queue | Topic | Subscription) -> None:
+        """Create what is missing, dead-letter queues included. Idempotent.
+
+        Raises:
+            DeclarationConflict: a destination exists with other policies; nothing was changed.
+            Unsupported: the backend lacks a policy; raised before any I/O.
+
+        """
+        for destination in destinations:
+            self._core.declare(destination)
+
+    def delete(self, *destinations: str | Queue | Topic | Subscription) -> None:
+        """Delete destinations with their messages, but not their dead-letter queues. A missing one is no error."""
+        for destination in destinations:
+            self._core.delete(destination)
+
+    def purge(self, source: str | Source) -> int | None:
+        """Drop all waiting messages; return how many, or `None` where the backend does not say."""
+        return self._core.purge(source)
+
+    def stats(self, source: str | Source) -> Stats:
+        """Return the depth of a queue or subscription, as exact as the backend allows (T4)."""
+        return self._core.stats(source)
+
+    def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Close every producer and consumer, then the connection, within `timeout` seconds (L1). Idempotent.
+
+        Raises:
+            SendRejected, SendUnknown: enqueued messages failed and nobody was told (S6).
+
+        """
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        failures: list[UnimqError] = []
+        for core in list(self._core.producers):
+            failures += _finish_producer(self._core, core, deadline)
+        self._core.close(max(0.0, deadline - time.monotonic()))
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _close_at_exit(self.close, error)
+
+    def __repr__(self) -> str:
+        return f"<Broker {self._core.url}{' closed' if self._core.closed else ''}>"
+
+
+class Producer:
+    """Sends to one queue or topic. Thread-safe (L2)."""
+
+    def __init__(self, broker: BrokerCore, core: ProducerCore) -> None:
+        self._broker = broker
+        self._core = core
+        self._submit = core.sender.submit
+
+    def send(
+        self,
+        body: Message | bytes | bytearray | memoryview,
+        *,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        delay: Seconds = 0.0,
+        ttl: Seconds | None = None,
+    ) -> Receipt:
+        """Send one message and return once the broker has confirmed that it is stored (S1).
+
+        Args:
+            body: the bytes, or a whole `Message`, which then carries all that the other arguments would say.
+            key: messages of one key keep their order under ``ordering="key"`` (O1).
+            headers: names to `str` or `bytes`.
+            message_id: made by the library if empty; the same in every retry (S2).
+            content_type: carried.
+            correlation_id: carried.
+            reply_to: carried.
+            delay: seconds before which it is not delivered (T2).
+            ttl: seconds after which it is not delivered any more (T1).
+
+        Raises:
+            SendRejected: it is certainly not stored; `InvalidMessage`, `MessageTooLarge`, `QueueFull` and `Unroutable`
+                say why (S2, S4).
+            SendUnknown: it may be stored; the library retried with the same id until the timeout (S2).
+            Unsupported: the backend has no delay or no ttl; raised before any I/O.
+            BufferFull: the window stayed full for the whole timeout (S5).
+            Closed: the producer is closed.
+
+        """
+        core = self._core
+        if type(body) is Message:
+            message = prepare(body)
+        else:
+            message = prepare_fields(
+                body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl  # type: ignore[arg-type]
+            )
+        deadline = time.monotonic() + core.timeout
+        entry = core.entry(message, deadline)
+        if core.admit(1, entry.size) is None:
+            _wait_for_room(core, 1, entry.size, deadline)
+        self._submit((entry,))
+        if not entry.done:
+            _wait_for_outcome(core, entry)
+        if entry.error is not None:
+            raise entry.error
+        return Receipt(message.id, entry.position)
+
+    @overload
+    def send_many(self, messages: Iterable[Message | bytes]) -> list[Receipt]: ...
+    @overload
+    def send_many(
+        self, messages: Iterable[Message | bytes], *, return_errors: Literal[True]
+    ) -> list[Receipt | UnimqError]: ...
+    def send_many(
+        self, messages: Iterable[Message | bytes], *, return_errors: bool = False
+    ) -> list[Receipt] | list[Receipt | UnimqError]:
+        """Send many messages in one go; each has its own outcome, good ones are stored even when others fail (S3).
+
+        Args:
+            messages: bodies, or whole messages; of any number, the window bounds what is outstanding.
+            return_errors: give errors in place of receipts instead of raising.
+
+        Returns:
+            One receipt per message, in order.
+
+        Raises:
+            SendRejected: some messages are not stored; ``outcomes`` has one receipt or error per message, in order.
+            SendUnknown: the same, and some may be stored.
+            Closed: the producer is closed; nothing was sent.
+
+        """
+        core = self._core
+        deadline = time.monotonic() + core.timeout
+        sending = ManySends(core, messages, deadline)
+        for part, size in sending.parts():
+            if core.admit(len(part), size) is None:
+                _wait_for_room(core, len(part), size, deadline)
+            self._submit(part)
+        for entry in sending.entries:
+            if not entry.done:
+                block_until(OutcomeWaiters(core, entry), entry.is_done, deadline + GRACE)
+        return sending.finish(return_errors=return_errors)
+
+    def enqueue(
+        self,
+        body: Message | bytes | bytearray | memoryview,
+        *,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        delay: Seconds = 0.0,
+        ttl: Seconds | None = None,
+        on_outcome: OnOutcome | None = None,
+    ) -> str:
+        """Start to send one message without waiting for its confirmation; return its id.
+
+        The outcome goes to `on_outcome` (a receipt or an error; called in a thread of the driver, must not block), or
+        failures are raised by the next `flush` or `close` (S6). Waits while the window is full (S5).
+
+        Raises:
+            InvalidMessage: the message is wrong; nothing was taken (S4).
+            Unsupported: the backend has no delay or no ttl; raised before any I/O.
+            BufferFull: the window stayed full for the whole timeout; nothing was taken (S5).
+            Closed: the producer is closed.
+
+        """
+        core = self._core
+        if type(body) is Message:
+            message = prepare(body)
+        else:
+            message = prepare_fields(
+                body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl  # type: ignore[arg-type]
+            )
+        deadline = time.monotonic() + core.timeout
+        entry = core.entry(message, deadline)
+        if core.admit(1, entry.size) is None:
+            _wait_for_room(core, 1, entry.size, deadline)
+        core.join_pipeline(entry, on_outcome)
+        self._submit((entry,))
+        return message.id
+
+    def flush(self, timeout: Seconds | None = None) -> None:
+        """Wait until everything enqueued so far has its outcome (S6).
+
+        Args:
+            timeout: seconds; without it the producer's own timeout, after which no outcome can be missing.
+
+        Raises:
+            SendRejected: some messages are not stored and nobody was told; ``outcomes`` holds their errors.
+            SendUnknown: the same, and some may be stored or have no outcome yet.
+
+        """
+        core = self._core
+        limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
+        failures = _flush(core, time.monotonic() + limit)
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Refuse new messages, wait for every outcome, release everything, within `timeout` seconds (L1). Idempotent.
+
+        Raises:
+            SendRejected, SendUnknown: enqueued messages failed and nobody was told (S6).
+
+        """
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        failures = _finish_producer(self._broker, self._core, deadline)
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _close_at_exit(self.close, error)
+
+    def __repr__(self) -> str:
+        return f"<Producer to {self._core.target.name!r}{' closed' if self._core.closed else ''}>"
+
+
+class Consumer:
+    """Receives from one queue or subscription. Thread-safe: several threads may receive from it (L2)."""
+
+    def __init__(self, broker: BrokerCore, core: ConsumerCore) -> None:
+        self._broker = broker
+        self._core = core
+
+    def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:
+        """Return 1 to `max_messages` messages as soon as any is there, or none when `timeout` is over (R4).
+
+        Args:
+            max_messages: at most so many; never waits to fill up.
+            timeout: seconds; `None` waits without limit, 0 takes what is there.
+
+        Raises:
+            Closed: the consumer was closed, also while this call waited (L1).
+            ConnectionLost, AuthError, NotFound: the consumer ended; it cannot receive any more.
+
+        """
+        core = self._core
+        count(max_messages, "max_messages")
+        taken = core.take(max_messages)
+        if taken is not None:
+            return taken
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout", zero=True)
+        return block_until(core.arrived, lambda: core.take(max_messages), deadline) or []
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Yield messages as they come, until the consumer is closed."""
+        core = self._core
+        try:
+            while True:
+                delivery = core.take_one()
+                if delivery is None:
+                    delivery = block_until(core.arrived, core.take_one, None)
+                if delivery is not None:
+                    yield delivery
+        except Closed:
+            return
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Ack many deliveries at once: the same as calling `Delivery.ack` on each, cheaper.
+
+        Raises:
+            AlreadySettled, LeaseLost: as soon as one is not held any more; the others were acked.
+
+        """
+        self._core.ack_all(deliveries)
+
+    def settle(self, timeout: Seconds = DEFAULT_TIMEOUT) -> None:
+        """Wait until every ack, nack and reject so far is confirmed by the strongest proof the backend gives (A1).
+
+        Raises:
+            LeaseLost, ConnectionLost: some settlements came too late or did not arrive; those messages return.
+            SendRejected, SendUnknown: a dead-letter copy was not confirmed; its message returns.
+
+        """
+        core = self._core
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        if block_until(core.moves_done, core.moves_finished, deadline):
+            barrier = core.start_barrier()
+            if block_until(barrier.finished, barrier.is_finished, deadline):
+                barrier.raise_errors()
+                return
+        raise core.settle_overdue()
+
+    def pause(self) -> None:
+        """Stop fetching; what was fetched can still be received and settled.
+
+        Raises:
+            Unsupported: the backend cannot pause.
+
+        """
+        self._core.pause()
+
+    def resume(self) -> None:
+        """Fetch again."""
+        self._core.resume()
+
+    def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Wake every waiting `receive`, confirm what was settled, give back what was not (L1, A5). Idempotent."""
+        self._broker.close_consumer(self._core, seconds(timeout, "timeout", zero=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _close_at_exit(self.close, error)
+
+    def __repr__(self) -> str:
+        return f"<Consumer of {self._core.source_name!r}{' closed' if self._core.closed else ''}>"
+
+
+def _wait_for_room(core: ProducerCore, messages: int, size: int, deadline: float) -> None:
+    if block_until(core.room, lambda: core.admit(messages, size), deadline) is None:
+        raise core.still_full()
+
+
+def _wait_for_outcome(core: ProducerCore, entry: Outgoing) -> None:
+    if block_until(OutcomeWaiters(core, entry), entry.is_done, entry.deadline + GRACE) is None:
+        raise core.overdue(entry)
+
+
+def _flush(core: ProducerCore, deadline: float) -> list[UnimqError]:
+    group = core.start_flush()
+    if block_until(group.finished, group.is_finished, deadline) is None:
+        return core.unfinished(group)
+    return group.failures
+
+
+def _finish_producer(broker: BrokerCore, core: ProducerCore, deadline: float) -> list[UnimqError]:
+    if not core.stop(f"the producer to {core.target.name!r} is closed"):
+        return []
+    failures = _flush(core, deadline)
+    return failures + broker.close_producer(core, max(0.0, deadline - time.monotonic()))
+
+
+def _close_at_exit(close: Callable[[], None], error: BaseException | None) -> None:
+    """Close at the end of a ``with`` block, whose own exception comes first: a failing close becomes a note of it."""
+    try:
+        close()
+    except UnimqError as failed:
+        if error is None:
+            raise
+        error.add_note(f"while closing: {type(failed).__name__}: {failed}")

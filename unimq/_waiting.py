@@ -1,0 +1,85 @@
+"""Waiting without polling: whoever waits leaves a wake-up, whoever changes the state wakes.
+
+The policy code never blocks and knows no event loop. It keeps a `Waiters` per condition; the sync front waits on a lock
+(`block_until`), the asyncio front on a future (`unimq._asyncio`), and both look at the state through the same attempt.
+"""
+
+import _thread
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+Wake = Callable[[], None]
+"""Called once, from any thread; never blocks."""
+
+
+class Waiters:
+    """The wake-ups of those who wait for one condition, in the order in which they came.
+
+    A wake-up is taken out before it is called, so each is called at most once. Nobody is missed: the waiter registers
+    before it looks at the state, the other side changes the state before it looks for waiters.
+    """
+
+    __slots__ = ("_wakes",)
+
+    def __init__(self) -> None:
+        self._wakes: deque[Wake] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._wakes)
+
+    def add(self, wake: Wake) -> None:
+        self._wakes.append(wake)
+
+    def discard(self, wake: Wake) -> bool:
+        """Take the wake-up back; false if it was called already."""
+        try:
+            self._wakes.remove(wake)
+        except ValueError:
+            return False
+        return True
+
+    def wake(self, count: int = 1) -> None:
+        for _ in range(count):
+            try:
+                wake = self._wakes.popleft()
+            except IndexError:
+                return
+            wake()
+
+    def wake_all(self) -> None:
+        self.wake(len(self._wakes))
+
+
+class Registry(Protocol):
+    """Where a waiter leaves its wake-up: `Waiters`, or the single place of one outcome."""
+
+    def add(self, wake: Wake) -> None: ...
+    def discard(self, wake: Wake) -> bool: ...
+    def wake(self) -> None: ...
+
+
+def block_until(waiters: Registry, attempt: Callable[[], T | None], deadline: float | None) -> T | None:
+    """Block the calling thread until `attempt` returns something, or until `deadline` (`time.monotonic`)."""
+    while (found := attempt()) is None:
+        remaining = -1.0 if deadline is None else deadline - time.monotonic()
+        if deadline is not None and remaining <= 0:
+            return None
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        waiters.add(lock.release)
+        woken = False
+        try:
+            if (found := attempt()) is None:
+                woken = lock.acquire(timeout=min(remaining, _thread.TIMEOUT_MAX))
+        finally:
+            # Woken and yet leaving without having looked (found it itself, timed out, interrupted): the wake-up
+            # may have been meant for a change that only another waiter can use now.
+            if not woken and not waiters.discard(lock.release):
+                waiters.wake()
+        if found is not None:
+            return found
+    return found
