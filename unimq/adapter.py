@@ -5,8 +5,9 @@ once: validation, windows, waiting, timeouts, bookkeeping of settlements, expiry
 
 Rules that hold for every call:
 
-* **Messages go down, outcomes and deliveries come up** through two sinks. Both sinks may be called from any thread,
-  never block and never call back into the driver, so a driver may call them from its I/O thread and under its lock.
+* **Messages go down, outcomes and deliveries come up** through two sinks, from any thread. Sinks never block.
+  `DeliverySink` never calls back into the driver, so it may be called under a driver's lock. `OutcomeSink` runs the
+  callbacks of users and of dead letters, which may `submit`, `ack` and `nack` in the same call: hold no lock then.
 * **Tokens are opaque.** A driver puts into `Delivery.token` whatever finds the delivery again, with the epoch (of
   connection, channel, assignment) in it, and fences with it: a token of an older epoch must never reach the broker.
 * **The portable layer hands over each settlement once**, and only for deliveries that it holds. A driver that learns
