@@ -108,6 +108,16 @@ class Queue:
             self.name + _DEAD_SUFFIX, ordering=self.ordering, dead_letter=False, portable_name=self.portable_name
         )
 
+    @property
+    def ttl_seconds(self) -> float | None:
+        """``ttl`` in seconds."""
+        return None if self.ttl is None else seconds(self.ttl, "ttl")
+
+    @property
+    def lease_seconds(self) -> float | None:
+        """``lease`` in seconds."""
+        return None if self.lease is None else seconds(self.lease, "lease")
+
     def differences(self, other: "Queue") -> dict[str, tuple[object, object]]:
         """Return the policies in which two declarations of one queue differ, as ``{name: (self, other)}``."""
         return {

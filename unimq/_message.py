@@ -4,7 +4,6 @@ import itertools
 import os
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from types import MappingProxyType
 
 import msgspec
@@ -37,9 +36,9 @@ class Message(msgspec.Struct, eq=False):
     content_type: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
-    delay: Seconds = 0.0
+    delay: float = 0.0
     """Seconds before which the message is not delivered (T2)."""
-    ttl: Seconds | None = None
+    ttl: float | None = None
     """Seconds from the send after which it is no longer delivered (T1)."""
     sent_at: float = 0.0
     """Unix time of the send in seconds, to the millisecond. Set by the library."""
@@ -69,49 +68,53 @@ class _MessageIds:
 
 
 _ids = _MessageIds()
+_NOTHING_ELSE = (None, None, "", None, None, None, 0.0, None)
+
+
+def new_id() -> str:
+    """Return an id that no other message has."""
+    return f"{_ids.prefix}{_ids.next_number():x}"
 
 
 def prepare(message: Message | bytes | bytearray | memoryview) -> Message:
-    """Return a checked, completed copy of what the user wants to send.
+    """Return a checked, completed copy of a message, or of bytes that are its body; see `compose`."""
+    if type(message) is bytes:
+        return Message(message, id=new_id(), sent_at=(time.time_ns() // 1_000_000) / 1000)
+    return compose(message)
+
+
+def compose(  # noqa: PLR0913, PLR0917 - one per field of a message; a container would cost more than the checks
+    body: Message | bytes | bytearray | memoryview,
+    key: str | None = None,
+    headers: Headers | None = None,
+    message_id: str = "",
+    content_type: str | None = None,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    delay: Seconds = 0.0,
+    ttl: Seconds | None = None,
+) -> Message:
+    """Return the checked message of these fields, with its id and time.
 
     Raises:
         InvalidMessage: a field has a wrong type or value; the error names it (S4).
 
     """
-    if type(message) is bytes:
-        return Message(
-            message,
-            id=f"{_ids.prefix}{_ids.next_number():x}",
-            sent_at=(time.time_ns() // 1_000_000) / 1000,
-        )
-    if type(message) is Message:
-        return prepare_fields(
-            message.body,
-            message.key,
-            message.headers,
-            message.id,
-            message.content_type,
-            message.correlation_id,
-            message.reply_to,
-            message.delay,
-            message.ttl,
-        )
-    return prepare_fields(message, None, None, "", None, None, None, 0.0, None)  # type: ignore[arg-type]
-
-
-def prepare_fields(  # noqa: PLR0913, PLR0917 - one per field of a message; a container would cost more than the checks
-    body: bytes | bytearray | memoryview,
-    key: str | None,
-    headers: Headers | None,
-    message_id: str,
-    content_type: str | None,
-    correlation_id: str | None,
-    reply_to: str | None,
-    delay: float | timedelta,
-    ttl: float | timedelta | None,
-) -> Message:
-    """Return the checked message of these fields; see `prepare`."""
     if type(body) is not bytes:
+        if isinstance(body, Message):
+            if (key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl) != _NOTHING_ELSE:
+                raise InvalidMessage("a Message carries all of its fields; set them there and not as further arguments")
+            return compose(
+                body.body,
+                body.key,
+                body.headers,
+                body.id,
+                body.content_type,
+                body.correlation_id,
+                body.reply_to,
+                body.delay,
+                body.ttl,
+            )
         if not isinstance(body, bytes | bytearray | memoryview):
             hint = ": encode it first" if isinstance(body, str) else ""
             raise InvalidMessage(f"body must be bytes, not {type(body).__name__}{hint}")
@@ -127,7 +130,7 @@ def prepare_fields(  # noqa: PLR0913, PLR0917 - one per field of a message; a co
             body,
             key,
             copied,
-            message_id or f"{_ids.prefix}{_ids.next_number():x}",
+            message_id or new_id(),
             content_type,
             correlation_id,
             reply_to,
@@ -144,7 +147,7 @@ def prepare_fields(  # noqa: PLR0913, PLR0917 - one per field of a message; a co
         body,
         key,
         copied,
-        message_id or f"{_ids.prefix}{_ids.next_number():x}",
+        message_id or new_id(),
         content_type,
         correlation_id,
         reply_to,

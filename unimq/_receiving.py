@@ -74,7 +74,7 @@ class ConsumerCore:
         self.moves_under_way = 0
         self.moves_done = Waiters()
         self.move_errors: list[UnimqError] = []
-        self.ttl: float | None = self.queue.ttl  # type: ignore[assignment] - seconds since `Queue` checked it
+        self.ttl = self.queue.ttl_seconds
         self.max_deliveries = self.queue.max_deliveries
         self.is_plain = self.ttl is None and self.max_deliveries is None
         """Nothing to check at delivery but the message's own ttl: saves a call per message."""
@@ -178,14 +178,14 @@ class ConsumerCore:
 
     def nack(self, delivery: Delivery, delay: Seconds) -> None:
         """See `Delivery.nack`."""
-        if delay != 0:
-            delay = seconds(delay, "delay", zero=True)
+        delay = seconds(delay, "delay", zero=True)
+        if delay:
             self.capabilities.require("nack_delay")
         self._release(delivery)
         if self.max_deliveries is not None and delivery.attempt >= self.max_deliveries:
             self._move_to_dead_letters(delivery, "max_deliveries")
         else:
-            self.receiver.nack(delivery, float(delay))  # type: ignore[arg-type]
+            self.receiver.nack(delivery, delay)
 
     def reject(self, delivery: Delivery, reason: str) -> None:
         """See `Delivery.reject`."""

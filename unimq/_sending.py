@@ -124,7 +124,7 @@ class ProducerCore:
         self.timeout = timeout
         self.window = window
         self.window_bytes = window_bytes
-        self.queue_ttl: float | None = target.ttl if isinstance(target, Queue) else None  # type: ignore[assignment]
+        self.queue_ttl = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
         self.room = Waiters()
         self.lock = threading.Lock()
@@ -156,7 +156,7 @@ class ProducerCore:
             capabilities.require("ttl")
         if message.delay:
             capabilities.require("delay")
-            if capabilities.max_delay is not None and message.delay > capabilities.max_delay:  # type: ignore[operator]
+            if capabilities.max_delay is not None and message.delay > capabilities.max_delay:
                 raise Unsupported(
                     f"delay of {message.delay} s on {capabilities.backend}",
                     f"the longest delay is {capabilities.max_delay:g} s",

@@ -18,7 +18,7 @@ from unimq._capabilities import Capabilities, Stats
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
-from unimq._message import Headers, Message, Receipt, prepare, prepare_fields
+from unimq._message import Headers, Message, Receipt, compose
 from unimq._receiving import ConsumerCore
 from unimq._sending import GRACE, ManySends, OnOutcome, Outgoing, OutcomeWaiters, ProducerCore, combined
 from unimq._waiting import block_until
@@ -190,12 +190,7 @@ class Producer:
 
         """
         core = self._core
-        if type(body) is Message:
-            message = prepare(body)
-        else:
-            message = prepare_fields(
-                body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl  # type: ignore[arg-type]
-            )
+        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
         if core.admit(1, entry.size) is None:
@@ -270,12 +265,7 @@ class Producer:
 
         """
         core = self._core
-        if type(body) is Message:
-            message = prepare(body)
-        else:
-            message = prepare_fields(
-                body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl  # type: ignore[arg-type]
-            )
+        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
         if core.admit(1, entry.size) is None:

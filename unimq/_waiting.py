@@ -64,22 +64,27 @@ class Registry(Protocol):
 
 def block_until(waiters: Registry, attempt: Callable[[], T | None], deadline: float | None) -> T | None:
     """Block the calling thread until `attempt` returns something, or until `deadline` (`time.monotonic`)."""
-    while (found := attempt()) is None:
-        remaining = -1.0 if deadline is None else deadline - time.monotonic()
-        if deadline is not None and remaining <= 0:
+    while True:
+        found = attempt()
+        if found is not None:
+            return found
+        remaining = _thread.TIMEOUT_MAX if deadline is None else deadline - time.monotonic()
+        if remaining <= 0:
             return None
         lock = _thread.allocate_lock()
         lock.acquire()
         waiters.add(lock.release)
-        woken = False
         try:
-            if (found := attempt()) is None:
-                woken = lock.acquire(timeout=min(remaining, _thread.TIMEOUT_MAX))
-        finally:
-            # Woken and yet leaving without having looked (found it itself, timed out, interrupted): the wake-up
-            # may have been meant for a change that only another waiter can use now.
-            if not woken and not waiters.discard(lock.release):
+            found = attempt()
+            if found is None:
+                lock.acquire(timeout=min(remaining, _thread.TIMEOUT_MAX))
+        except BaseException:
+            # Interrupted, perhaps after having been woken for a change that only another waiter can use now.
+            if not waiters.discard(lock.release):
                 waiters.wake()
+            raise
+        taken_back = waiters.discard(lock.release)
         if found is not None:
+            if not taken_back:
+                waiters.wake()
             return found
-    return found

@@ -23,7 +23,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import msgspec
 
 from unimq._capabilities import Capabilities, Feature, Stats, Support, emulated, native, unsupported
-from unimq._delivery import Delivery
+from unimq._delivery import Delivery, Settler
 from unimq._destinations import Queue, Source, Subscription, Target, Topic, queue_of
 from unimq._errors import UnimqError
 from unimq._mailbox import Mailbox
@@ -75,15 +75,8 @@ class OutcomeSink(Protocol):
         ...
 
 
-class DeliverySink(Protocol):
+class DeliverySink(Settler, Protocol):
     """Where a receiver puts what it received. It is also the `Delivery.settler`."""
-
-    @property
-    def source_name(self) -> str: ...
-    def ack(self, delivery: Delivery) -> None: ...
-    def nack(self, delivery: Delivery, delay: float) -> None: ...
-    def reject(self, delivery: Delivery, reason: str) -> None: ...
-    def extend(self, delivery: Delivery, duration: float) -> None: ...
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Take deliveries in the order of the broker (O1); each was made with this sink as its settler.

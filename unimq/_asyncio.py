@@ -1,0 +1,449 @@
+"""The asyncio front: waits on futures; every rule is in the cores it shares with the synchronous front.
+
+Sending, receiving and settling happen in the event loop's thread and the driver's own; a driver's thread wakes the loop
+once per batch. Only administration, opening and closing, which are blocking round trips, run in a worker thread.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from types import TracebackType
+from typing import Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+
+from unimq._broker import (
+    CLOSE_TIMEOUT,
+    DEFAULT_PREFETCH,
+    DEFAULT_TIMEOUT,
+    DEFAULT_WINDOW,
+    DEFAULT_WINDOW_BYTES,
+    BrokerCore,
+)
+from unimq._capabilities import Capabilities, Stats
+from unimq._delivery import Delivery
+from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
+from unimq._errors import Closed, UnimqError
+from unimq._mailbox import Mailbox
+from unimq._message import Headers, Message, Receipt, compose
+from unimq._receiving import ConsumerCore
+from unimq._sending import GRACE, ManySends, OnOutcome, Outgoing, OutcomeWaiters, ProducerCore, combined
+from unimq._waiting import Registry
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Closing(Protocol):
+    async def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closing)
+
+
+class _Loop:
+    """One event loop, as the other threads see it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._woken: Mailbox[asyncio.Future[None]] = Mailbox(self._wake)
+        self._workers: ThreadPoolExecutor | None = None
+
+    def _wake(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._resume)
+        except RuntimeError:
+            # The loop is closed, and with it everybody who waited in it.
+            return
+
+    def _resume(self) -> None:
+        for future in self._woken.drain():
+            if not future.done():
+                future.set_result(None)
+
+    async def suspend_until(self, waiters: Registry, attempt: Callable[[], T | None], deadline: float | None) -> T | None:
+        """Suspend the task until `attempt` returns something, or until `deadline` (`time.monotonic`)."""
+        while True:
+            found = attempt()
+            if found is not None:
+                return found
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                return None
+            future: asyncio.Future[None] = self.loop.create_future()
+            wake = functools.partial(self._woken.post, future)
+            timer = None if remaining is None else self.loop.call_later(remaining, _expire, future)
+            waiters.add(wake)
+            try:
+                found = attempt()
+                if found is None:
+                    await future
+            except BaseException:
+                # Cancelled, perhaps after having been woken for a change that only another waiter can use now.
+                if not waiters.discard(wake):
+                    waiters.wake()
+                raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            taken_back = waiters.discard(wake)
+            if found is not None:
+                if not taken_back:
+                    waiters.wake()
+                return found
+
+    async def in_worker(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking administrative call beside the loop."""
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(4, "unimq-administration")
+        return await self.loop.run_in_executor(self._workers, functools.partial(call, *args, **kwargs))
+
+    def close(self) -> None:
+        """End the worker threads."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=True)
+            self._workers = None
+
+
+def _expire(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Opening(Generic[C]):
+    """What opens when it is awaited, or for the length of an ``async with`` block."""
+
+    def __init__(self, start: Callable[[], Awaitable[C]]) -> None:
+        self._start = start
+        self._opened: C
+
+    async def _open(self) -> C:
+        return await self._start()
+
+    def __await__(self) -> Generator[object, None, C]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> C:
+        self._opened = await self._start()
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await _close_at_exit(self._opened, error)
+
+
+def connect_async(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Opening[AsyncBroker]":
+    """Connect to a broker, as `connect` does: ``async with connect_async(url) as broker``, or ``await`` it."""
+
+    async def start() -> AsyncBroker:
+        loop = _Loop()
+        try:
+            core = await loop.in_worker(BrokerCore, url, timeout=timeout)
+        except BaseException:
+            loop.close()
+            raise
+        return AsyncBroker(loop, core)
+
+    return Opening(start)
+
+
+class AsyncBroker:
+    """A connection to one broker, for one event loop; see `Broker` for what every call guarantees."""
+
+    def __init__(self, loop: _Loop, core: BrokerCore) -> None:
+        self._loop = loop
+        self._core = core
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this broker can do."""
+        return self._core.capabilities
+
+    @property
+    def native(self) -> object:
+        """The client library's own connection, for what is not portable."""
+        return self._core.driver.native
+
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+    ) -> "Opening[AsyncProducer]":
+        """Open a producer; see `Broker.producer`."""
+
+        async def start() -> AsyncProducer:
+            core = await self._loop.in_worker(
+                self._core.open_producer, target, timeout=timeout, window=window, window_bytes=window_bytes
+            )
+            return AsyncProducer(self._loop, self._core, core)
+
+        return Opening(start)
+
+    def consumer(self, source: str | Source, *, prefetch: int = DEFAULT_PREFETCH) -> "Opening[AsyncConsumer]":
+        """Open a consumer; see `Broker.consumer`."""
+
+        async def start() -> AsyncConsumer:
+            core = await self._loop.in_worker(self._core.open_consumer, source, prefetch=prefetch)
+            return AsyncConsumer(self._loop, self._core, core)
+
+        return Opening(start)
+
+    async def declare(self, *destinations: str | Queue | Topic | Subscription) -> None:
+        """Create what is missing; see `Broker.declare`."""
+        for destination in destinations:
+            await self._loop.in_worker(self._core.declare, destination)
+
+    async def delete(self, *destinations: str | Queue | Topic | Subscription) -> None:
+        """Delete destinations with their messages; see `Broker.delete`."""
+        for destination in destinations:
+            await self._loop.in_worker(self._core.delete, destination)
+
+    async def purge(self, source: str | Source) -> int | None:
+        """Drop all waiting messages; see `Broker.purge`."""
+        return await self._loop.in_worker(self._core.purge, source)
+
+    async def stats(self, source: str | Source) -> Stats:
+        """Return the depth of a queue or subscription; see `Broker.stats`."""
+        return await self._loop.in_worker(self._core.stats, source)
+
+    async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Close everything within `timeout` seconds; see `Broker.close`."""
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        failures: list[UnimqError] = []
+        for core in list(self._core.producers):
+            failures += await _finish_producer(self._loop, self._core, core, deadline)
+        if not self._core.closed:
+            await self._loop.in_worker(self._core.close, max(0.0, deadline - time.monotonic()))
+            self._loop.close()
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await _close_at_exit(self, error)
+
+    def __repr__(self) -> str:
+        return f"<AsyncBroker {self._core.url}{' closed' if self._core.closed else ''}>"
+
+
+class AsyncProducer:
+    """Sends to one queue or topic; see `Producer` for what every call guarantees."""
+
+    def __init__(self, loop: _Loop, broker: BrokerCore, core: ProducerCore) -> None:
+        self._loop = loop
+        self._broker = broker
+        self._core = core
+
+    async def send(
+        self,
+        body: Message | bytes | bytearray | memoryview,
+        *,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        delay: Seconds = 0.0,
+        ttl: Seconds | None = None,
+    ) -> Receipt:
+        """Send one message and return once it is confirmed; see `Producer.send` (S1, S2).
+
+        A cancelled send may have been stored: it is a `SendUnknown` that nobody waits for.
+        """
+        core = self._core
+        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        entry = core.entry(message, time.monotonic() + core.timeout)
+        await self._admit(1, entry.size, entry.deadline)
+        core.sender.submit((entry,))
+        if not entry.done:
+            await self._outcome(entry)
+        if entry.error is not None:
+            raise entry.error
+        if not entry.done:
+            raise core.overdue(entry)
+        return Receipt(message.id, entry.position)
+
+    @overload
+    async def send_many(self, messages: Iterable[Message | bytes]) -> list[Receipt]: ...
+    @overload
+    async def send_many(
+        self, messages: Iterable[Message | bytes], *, return_errors: Literal[True]
+    ) -> list[Receipt | UnimqError]: ...
+    async def send_many(
+        self, messages: Iterable[Message | bytes], *, return_errors: bool = False
+    ) -> list[Receipt] | list[Receipt | UnimqError]:
+        """Send many messages in one go, each with its own outcome; see `Producer.send_many` (S3)."""
+        core = self._core
+        deadline = time.monotonic() + core.timeout
+        sending = ManySends(core, messages, deadline)
+        for part, size in sending.parts():
+            await self._admit(len(part), size, deadline)
+            core.sender.submit(part)
+        for entry in sending.entries:
+            if not entry.done:
+                await self._outcome(entry)
+        return sending.finish(return_errors=return_errors)
+
+    async def enqueue(
+        self,
+        body: Message | bytes | bytearray | memoryview,
+        *,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        delay: Seconds = 0.0,
+        ttl: Seconds | None = None,
+        on_outcome: OnOutcome | None = None,
+    ) -> str:
+        """Start to send one message without waiting for its confirmation; see `Producer.enqueue` (S5, S6)."""
+        core = self._core
+        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        entry = core.entry(message, time.monotonic() + core.timeout)
+        await self._admit(1, entry.size, entry.deadline)
+        core.join_pipeline(entry, on_outcome)
+        core.sender.submit((entry,))
+        return message.id
+
+    async def flush(self, timeout: Seconds | None = None) -> None:
+        """Wait until everything enqueued so far has its outcome; see `Producer.flush` (S6)."""
+        core = self._core
+        limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
+        failures = await _flush(self._loop, core, time.monotonic() + limit)
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Wait for every outcome and release everything; see `Producer.close` (S6, L1)."""
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        failures = await _finish_producer(self._loop, self._broker, self._core, deadline)
+        if failures:
+            raise combined(failures, "the enqueued messages")
+
+    async def _admit(self, messages: int, size: int, deadline: float) -> None:
+        core = self._core
+        if core.admit(messages, size) is not None:
+            return
+        if await self._loop.suspend_until(core.room, lambda: core.admit(messages, size), deadline) is None:
+            raise core.still_full()
+
+    async def _outcome(self, entry: Outgoing) -> None:
+        waiters = OutcomeWaiters(self._core, entry)
+        await self._loop.suspend_until(waiters, entry.is_done, entry.deadline + GRACE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await _close_at_exit(self, error)
+
+    def __repr__(self) -> str:
+        return f"<AsyncProducer to {self._core.target.name!r}{' closed' if self._core.closed else ''}>"
+
+
+class AsyncConsumer:
+    """Receives from one queue or subscription; see `Consumer` for what every call guarantees."""
+
+    def __init__(self, loop: _Loop, broker: BrokerCore, core: ConsumerCore) -> None:
+        self._loop = loop
+        self._broker = broker
+        self._core = core
+
+    async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:  # noqa: ASYNC109
+        """Return 1 to `max_messages` messages as soon as any is there; see `Consumer.receive` (R4).
+
+        Cancelling it loses no message.
+        """
+        core = self._core
+        count(max_messages, "max_messages")
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout", zero=True)
+        return await self._loop.suspend_until(core.arrived, lambda: core.take(max_messages), deadline) or []
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        """Yield messages as they come, until the consumer is closed."""
+        core = self._core
+        try:
+            while True:
+                delivery = core.take_one()
+                if delivery is None:
+                    delivery = await self._loop.suspend_until(core.arrived, core.take_one, None)
+                if delivery is not None:
+                    yield delivery
+        except Closed:
+            return
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Ack many deliveries at once; see `Consumer.ack`."""
+        self._core.ack_all(deliveries)
+
+    async def settle(self, timeout: Seconds = DEFAULT_TIMEOUT) -> None:  # noqa: ASYNC109
+        """Wait until every settlement so far is confirmed; see `Consumer.settle` (A1)."""
+        core = self._core
+        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        if await self._loop.suspend_until(core.moves_done, core.moves_finished, deadline):
+            barrier = core.start_barrier()
+            if await self._loop.suspend_until(barrier.finished, barrier.is_finished, deadline):
+                barrier.raise_errors()
+                return
+        raise core.settle_overdue()
+
+    async def pause(self) -> None:
+        """Stop fetching; see `Consumer.pause`."""
+        self._core.pause()
+
+    async def resume(self) -> None:
+        """Fetch again; see `Consumer.resume`."""
+        self._core.resume()
+
+    async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
+        """Wake every waiting `receive` and give back what is unsettled; see `Consumer.close` (L1, A5)."""
+        await self._loop.in_worker(self._broker.close_consumer, self._core, seconds(timeout, "timeout", zero=True))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await _close_at_exit(self, error)
+
+    def __repr__(self) -> str:
+        return f"<AsyncConsumer of {self._core.source_name!r}{' closed' if self._core.closed else ''}>"
+
+
+async def _flush(loop: _Loop, core: ProducerCore, deadline: float) -> list[UnimqError]:
+    group = core.start_flush()
+    if await loop.suspend_until(group.finished, group.is_finished, deadline) is None:
+        return core.unfinished(group)
+    return group.failures
+
+
+async def _finish_producer(loop: _Loop, broker: BrokerCore, core: ProducerCore, deadline: float) -> list[UnimqError]:
+    if not core.stop(f"the producer to {core.target.name!r} is closed"):
+        return []
+    failures = await _flush(loop, core, deadline)
+    return failures + await loop.in_worker(broker.close_producer, core, max(0.0, deadline - time.monotonic()))
+
+
+async def _close_at_exit(opened: _Closing, error: BaseException | None) -> None:
+    """Close at the end of an ``async with`` block, whose own exception comes first: a failing close becomes a note."""
+    try:
+        await opened.close()
+    except UnimqError as failed:
+        if error is None:
+            raise
+        error.add_note(f"while closing: {type(failed).__name__}: {failed}")
