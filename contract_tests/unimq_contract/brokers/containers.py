@@ -226,7 +226,7 @@ def _recipe(backend: Backend, port: int) -> _Recipe:
     if backend == "kafka":
         return _kafka_recipe(port)
     return _Recipe(
-        product="LocalStack",
+        product=image("sqs").rpartition("/")[2].partition(":")[0],
         label="emulator",
         port=4566,
         url=f"sqs+http://test:test@127.0.0.1:{port}/?region=us-east-1",

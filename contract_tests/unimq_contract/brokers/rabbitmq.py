@@ -21,6 +21,8 @@ from .wire import amqp_version, tcp_answers
 
 TIMEOUT = 90.0
 PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+# Where the installed package is looked for.
+_SYSTEM = Path("/")
 _SERVER = "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"
 # Where the unpacked tree sees the broker's folder. exec all the way down: the pid that was started is the broker's.
 _INSIDE = "/tap"
@@ -64,7 +66,7 @@ def find(generation: str | None = None) -> Installation:
         root = tree(wanted) if wanted else None
         if root is not None and read_mark(root) is None:
             continue
-        for server in sorted((root or Path("/")).glob(_SERVER), reverse=True):
+        for server in sorted((root or _SYSTEM).glob(_SERVER), reverse=True):
             version = _version_of(server)
             if generation and root is None and not version.startswith(f"{generation}."):
                 continue
