@@ -78,7 +78,7 @@ _ASYNC = {"AsyncBroker", "AsyncConsumer", "AsyncProducer", "connect_async"}
 def __getattr__(name: str) -> object:
     # asyncio costs as much to import as all the rest; programs that do not use it do not pay for it.
     if name in _ASYNC:
-        from unimq import _asyncio  # noqa: PLC0415
+        from unimq import _asyncio
 
         return getattr(_asyncio, name)
     raise AttributeError(f"module 'unimq' has no attribute {name!r}")

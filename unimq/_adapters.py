@@ -53,7 +53,7 @@ def load_adapter(scheme: str) -> "Adapter":
     if scheme in _BUILT_IN:
         module_name, _, attribute = _BUILT_IN[scheme].partition(":")
         return getattr(importlib.import_module(module_name), attribute)()  # type: ignore[no-any-return]
-    from importlib.metadata import entry_points  # noqa: PLC0415 - 40 ms that only foreign schemes pay
+    from importlib.metadata import entry_points
 
     found = {point.name: point for point in entry_points(group="unimq.adapters")}
     if scheme in found:

@@ -28,7 +28,7 @@ from unimq._errors import Closed, UnimqError
 from unimq._mailbox import Mailbox
 from unimq._message import Headers, Message, Receipt, compose
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OnOutcome, Outgoing, OutcomeWaiters, ProducerCore, combined
+from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined
 from unimq._waiting import Registry
 
 T = TypeVar("T")
@@ -62,7 +62,9 @@ class _Loop:
             if not future.done():
                 future.set_result(None)
 
-    async def suspend_until(self, waiters: Registry, attempt: Callable[[], T | None], deadline: float | None) -> T | None:
+    async def suspend_until(
+        self, waiters: Registry, attempt: Callable[[], T | None], deadline: float | None
+    ) -> T | None:
         """Suspend the task until `attempt` returns something, or until `deadline` (`time.monotonic`)."""
         while True:
             found = attempt()
@@ -135,7 +137,7 @@ class Opening(Generic[C]):
 
 
 def connect_async(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Opening[AsyncBroker]":
-    """Connect to a broker, as `connect` does: ``async with connect_async(url) as broker``, or ``await`` it."""
+    """Connect to a broker as `connect` does; await what it returns, or use it in ``async with``."""
 
     async def start() -> AsyncBroker:
         loop = _Loop()
@@ -263,7 +265,8 @@ class AsyncProducer:
         core = self._core
         message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         entry = core.entry(message, time.monotonic() + core.timeout)
-        await self._admit(1, entry.size, entry.deadline)
+        if not core.admits_freely:
+            await self._admit(1, entry.size, entry.deadline)
         core.sender.submit((entry,))
         if not entry.done:
             await self._outcome(entry)
@@ -287,7 +290,8 @@ class AsyncProducer:
         deadline = time.monotonic() + core.timeout
         sending = ManySends(core, messages, deadline)
         for part, size in sending.parts():
-            await self._admit(len(part), size, deadline)
+            if not core.admits_freely:
+                await self._admit(len(part), size, deadline)
             core.sender.submit(part)
         for entry in sending.entries:
             if not entry.done:
@@ -312,7 +316,8 @@ class AsyncProducer:
         core = self._core
         message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         entry = core.entry(message, time.monotonic() + core.timeout)
-        await self._admit(1, entry.size, entry.deadline)
+        if not core.admits_freely:
+            await self._admit(1, entry.size, entry.deadline)
         core.join_pipeline(entry, on_outcome)
         core.sender.submit((entry,))
         return message.id
@@ -363,13 +368,14 @@ class AsyncConsumer:
         self._broker = broker
         self._core = core
 
-    async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:  # noqa: ASYNC109
+    async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:
         """Return 1 to `max_messages` messages as soon as any is there; see `Consumer.receive` (R4).
 
         Cancelling it loses no message.
         """
         core = self._core
-        count(max_messages, "max_messages")
+        if type(max_messages) is not int or max_messages < 1:
+            count(max_messages, "max_messages")
         deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout", zero=True)
         return await self._loop.suspend_until(core.arrived, lambda: core.take(max_messages), deadline) or []
 
@@ -390,7 +396,7 @@ class AsyncConsumer:
         """Ack many deliveries at once; see `Consumer.ack`."""
         self._core.ack_all(deliveries)
 
-    async def settle(self, timeout: Seconds = DEFAULT_TIMEOUT) -> None:  # noqa: ASYNC109
+    async def settle(self, timeout: Seconds = DEFAULT_TIMEOUT) -> None:
         """Wait until every settlement so far is confirmed; see `Consumer.settle` (A1)."""
         core = self._core
         deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
@@ -411,6 +417,8 @@ class AsyncConsumer:
 
     async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Wake every waiting `receive` and give back what is unsettled; see `Consumer.close` (L1, A5)."""
+        if self._core.closed:
+            return
         await self._loop.in_worker(self._broker.close_consumer, self._core, seconds(timeout, "timeout", zero=True))
 
     async def __aenter__(self) -> Self:

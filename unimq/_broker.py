@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from typing import TYPE_CHECKING
 from dataclasses import replace
 
 from unimq._adapters import load_adapter, read_options
@@ -20,7 +21,9 @@ from unimq._receiving import ConsumerCore
 from unimq._sending import ProducerCore
 from unimq._url import parse_url
 from unimq._waiting import block_until
-from unimq.adapter import Driver
+
+if TYPE_CHECKING:
+    from unimq.adapter import Driver
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds for connecting, declaring and, unless the producer says otherwise, sending."""
@@ -158,9 +161,7 @@ class BrokerCore:
 
     # Opening.
 
-    def open_producer(
-        self, target: str | Target, *, timeout: Seconds, window: int, window_bytes: int
-    ) -> ProducerCore:
+    def open_producer(self, target: str | Target, *, timeout: Seconds, window: int, window_bytes: int) -> ProducerCore:
         found = self.resolve(target)
         if isinstance(found, Subscription):
             raise ConfigError(f"{found!r} is a subscription; send to its topic")
@@ -171,7 +172,7 @@ class BrokerCore:
             window_bytes=count(window_bytes, "window_bytes"),
             timeout=seconds(timeout, "timeout"),
         )
-        core.sender = self.driver.open_sender(found, core, timeout=self.timeout)
+        core.use(self.driver.open_sender(found, core, timeout=self.timeout))
         with self.lock:
             self.producers.add(core)
         return core
@@ -189,7 +190,7 @@ class BrokerCore:
             producer = ProducerCore(
                 target, self.capabilities, window=sys.maxsize, window_bytes=sys.maxsize, timeout=DEFAULT_TIMEOUT
             )
-            producer.sender = self.driver.open_sender(target, producer, timeout=self.timeout)
+            producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
             dead_letters = DeadLetters(producer)
         core = ConsumerCore(found, self.capabilities, dead_letters)
         core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
@@ -213,7 +214,8 @@ class BrokerCore:
     def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
         """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
         deadline = time.monotonic() + timeout
-        core.stop(f"the consumer of {core.source_name!r} is closed")
+        if not core.stop(f"the consumer of {core.source_name!r} is closed"):
+            return
         if core.dead_letters is not None:
             core.dead_letters.producer.sender.flush()
             block_until(core.moves_done, core.moves_finished, deadline)
@@ -240,9 +242,7 @@ class BrokerCore:
 
 def _check_destination(destination: object) -> None:
     if not isinstance(destination, Queue | Topic | Subscription):
-        raise ConfigError(
-            f"a destination is a str, Queue, Topic or Subscription, not {type(destination).__name__}"
-        )
+        raise ConfigError(f"a destination is a str, Queue, Topic or Subscription, not {type(destination).__name__}")
 
 
 def _name_of(destination: Queue | Topic | Subscription) -> str:

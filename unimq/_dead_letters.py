@@ -61,7 +61,8 @@ class DeadLetters:
             done(outcome if isinstance(outcome, UnimqError) else None)
 
         try:
-            producer.admit(1, entry.size)
+            if not producer.admits_freely:
+                producer.admit(1, entry.size)
         except Closed as closed:
             done(closed)
             return

@@ -190,7 +190,7 @@ class Subscription:
         unknown = policy.keys() - QueuePolicy.__annotations__.keys()
         if unknown:
             raise ConfigError(
-                f"unknown policy {sorted(unknown)[0]!r}; valid: {', '.join(sorted(QueuePolicy.__annotations__))}"
+                f"unknown policy {min(unknown)!r}; valid: {', '.join(sorted(QueuePolicy.__annotations__))}"
             )
         self.topic = topic
         self.name = name
@@ -203,7 +203,9 @@ class Subscription:
         )
 
     def __repr__(self) -> str:
-        return f"Subscription(topic={self.topic.name!r}, name={self.name!r}, start={self.start!r}, queue={self.queue!r})"
+        return (
+            f"Subscription(topic={self.topic.name!r}, name={self.name!r}, start={self.start!r}, queue={self.queue!r})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Subscription) and self._identity() == other._identity()

@@ -32,12 +32,8 @@ class Mailbox(Generic[T]):
     def drain(self) -> list[T]:
         """Take everything that was posted, in order. The owner's thread only."""
         self._awake = False
-        items = self._items
-        taken: list[T] = []
-        take = items.popleft
-        for _ in range(len(items)):
-            taken.append(take())
-        return taken
+        take = self._items.popleft
+        return [take() for _ in range(len(self._items))]
 
     def __len__(self) -> int:
         return len(self._items)

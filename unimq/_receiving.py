@@ -85,7 +85,7 @@ class ConsumerCore:
         """See `unimq.adapter.DeliverySink.deliver`."""
         self.held.update(deliveries)
         self.buffer.extend(deliveries)
-        if self.arrived:
+        if self.arrived.wakes:
             self.arrived.wake(len(deliveries))
 
     def lost(self, deliveries: Sequence[Delivery]) -> None:
@@ -101,40 +101,35 @@ class ConsumerCore:
 
     # Going to the user.
 
-    def take_one(self) -> Delivery | None:
-        """Attempt to take the next delivery that may still be handled; `None` if none is there.
+    def take(self, limit: int) -> list[Delivery] | None:
+        """Attempt to take up to `limit` deliveries that may still be handled; `None` if none is there.
 
         Raises:
             Closed: the consumer was closed.
 
         """
-        while True:
-            if self.closed:
-                raise Closed(self.closed)
+        if self.closed:
+            raise Closed(self.closed)
+        buffer, is_plain = self.buffer, self.is_plain
+        taken: list[Delivery] = []
+        while buffer and len(taken) < limit:
             try:
-                delivery = self.buffer.popleft()
+                delivery = buffer.popleft()
             except IndexError:
-                if self.error is not None:
-                    raise self.error from None
-                return None
-            if (self.is_plain and not delivery.lost and delivery.message.expires_at is None) or self._is_live(delivery):
-                return delivery
+                # Another thread took the last one.
+                break
+            if (is_plain and not delivery.lost and delivery.message.expires_at is None) or self._is_live(delivery):
+                taken.append(delivery)
+        if taken:
+            return taken
+        if self.error is not None:
+            raise self.error
+        return None
 
-    def take(self, limit: int) -> list[Delivery] | None:
-        """Attempt to take up to `limit` deliveries; see `take_one`."""
-        first = self.take_one()
-        if first is None:
-            return None
-        taken = [first]
-        popleft, is_live, is_plain = self.buffer.popleft, self._is_live, self.is_plain
-        try:
-            while len(taken) < limit:
-                delivery = popleft()
-                if (is_plain and not delivery.lost and delivery.message.expires_at is None) or is_live(delivery):
-                    taken.append(delivery)
-        except IndexError:
-            pass
-        return taken
+    def take_one(self) -> Delivery | None:
+        """Attempt to take the next delivery; see `take`."""
+        taken = self.take(1)
+        return None if taken is None else taken[0]
 
     def _is_live(self, delivery: Delivery) -> bool:
         """Tell whether the user may get it; what expired or failed too often is settled here, at the last moment."""
@@ -157,7 +152,14 @@ class ConsumerCore:
 
     def ack(self, delivery: Delivery) -> None:
         """See `Delivery.ack`."""
-        self._release(delivery)
+        if delivery.lease_until:
+            self._release(delivery)
+        else:
+            # `_release` without its call: most deliveries have no lease, and each is acked.
+            try:
+                self.held.remove(delivery)
+            except KeyError:
+                raise self._refusal(delivery) from None
         self.receiver.ack((delivery,))
 
     def ack_all(self, deliveries: Iterable[Delivery]) -> None:
@@ -214,7 +216,7 @@ class ConsumerCore:
     def _refusal(self, delivery: Delivery) -> UnimqError:
         if delivery.lost:
             return LeaseLost(
-                f"message {delivery.id} from {self.source_name!r} is no longer held here; it will be or was delivered again"
+                f"message {delivery.id} from {self.source_name!r} is not held here any more; it comes or came again"
             )
         return AlreadySettled(f"message {delivery.id} from {self.source_name!r} was settled before")
 
@@ -302,5 +304,3 @@ class ConsumerCore:
         """Drop what is held after the receiver was closed: settling it now raises `LeaseLost`."""
         self.lost(list(self.held))
         self.buffer.clear()
-
-

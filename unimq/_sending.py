@@ -126,6 +126,10 @@ class ProducerCore:
         self.window_bytes = window_bytes
         self.queue_ttl = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
+        self.is_immediate = False
+        """Every outcome comes inside `submit`, so that nothing is ever outstanding and no window is kept (S5)."""
+        self.admits_freely = False
+        """`is_immediate` and open: the fronts need not ask `admit`."""
         self.room = Waiters()
         self.lock = threading.Lock()
         self.closed = ""
@@ -148,6 +152,8 @@ class ProducerCore:
             limit = message.sent_at + self.queue_ttl
             if message.expires_at is None or message.expires_at > limit:
                 message.expires_at = limit
+        if message.key is None and message.headers is NO_HEADERS:
+            return Outgoing(message, deadline, len(message.body))
         return Outgoing(message, deadline, size_of(message))
 
     def _check_times(self, message: Message) -> None:
@@ -162,6 +168,11 @@ class ProducerCore:
                     f"the longest delay is {capabilities.max_delay:g} s",
                     "a shorter delay, and send again when it is over",
                 )
+
+    def use(self, sender: "Sender") -> None:
+        """Send by this sender from now on."""
+        self.sender = sender
+        self.is_immediate = self.admits_freely = sender.is_immediate
 
     def admit(self, count: int, size: int) -> Literal[True] | None:
         """Attempt to take that many messages and bytes into the window (S5).
@@ -200,16 +211,16 @@ class ProducerCore:
     def overdue(self, entry: Outgoing) -> SendUnknown:
         """Return the error for a caller that waited until the deadline and got no outcome."""
         return SendUnknown(
-            f"no confirmation of message {entry.message.id} to {self.target.name!r} within {self.timeout:g} s; it may be"
-            " stored",
+            f"no confirmation of message {entry.message.id} to {self.target.name!r} within {self.timeout:g} s; it"
+            " may be stored",
             message_id=entry.message.id,
         )
 
     def still_full(self) -> BufferFull:
         """Return the error for a caller that waited for room until its deadline (S5)."""
         return BufferFull(
-            f"{self.outstanding} messages ({self.outstanding_bytes} bytes) to {self.target.name!r} are unconfirmed after"
-            f" {self.timeout:g} s; the window is {self.window} messages and {self.window_bytes} bytes"
+            f"{self.outstanding} messages ({self.outstanding_bytes} bytes) to {self.target.name!r} are unconfirmed"
+            f" after {self.timeout:g} s; the window is {self.window} messages and {self.window_bytes} bytes"
         )
 
     def unfinished(self, group: PipelinedGroup) -> list[UnimqError]:
@@ -227,6 +238,7 @@ class ProducerCore:
             if self.closed:
                 return False
             self.closed = reason
+            self.admits_freely = False
         self.room.wake_all()
         return True
 
@@ -241,9 +253,16 @@ class ProducerCore:
         self._finish(entries, error)
 
     def _finish(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
+        if self.is_immediate:
+            # The submitting thread itself: nobody waits, nothing was admitted.
+            for entry in entries:
+                entry.error = error
+                entry.done = True
+            if any(entry.group is not None for entry in entries):
+                self._finish_pipelined(entries, error)
+            return
         wakes: list[Wake] = []
-        called: list[Outgoing] = []
-        finished: list[PipelinedGroup] = []
+        pipelined: list[Outgoing] = []
         with self.lock:
             for entry in entries:
                 if entry.done:
@@ -255,21 +274,30 @@ class ProducerCore:
                 if entry.wake is not None:
                     wakes.append(entry.wake)
                     entry.wake = None
-                group = entry.group
-                if group is not None:
-                    if entry.on_outcome is not None:
-                        called.append(entry)
-                    elif error is not None:
-                        self._keep_failure(group, entry, error)
-                    group.remaining -= 1
-                    if group.remaining == 0:
-                        finished.append(group)
-        if self.room:
+                if entry.group is not None:
+                    pipelined.append(entry)
+        if self.room.wakes:
             self.room.wake_all()
         for wake in wakes:
             wake()
-        for entry in called:
+        if pipelined:
+            self._finish_pipelined(pipelined, error)
+
+    def _finish_pipelined(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
+        """Tell the callbacks first, so that a flush returns after the last of them (S6)."""
+        for entry in entries:
             _call(entry)
+        finished: list[PipelinedGroup] = []
+        with self.lock:
+            for entry in entries:
+                group = entry.group
+                if group is None:
+                    continue
+                if error is not None and entry.on_outcome is None:
+                    self._keep_failure(group, entry, error)
+                group.remaining -= 1
+                if group.remaining == 0:
+                    finished.append(group)
         for group in finished:
             group.finished.wake_all()
 
@@ -292,15 +320,15 @@ def name_message(error: UnimqError, message_id: str) -> UnimqError:
 
 def _call(entry: Outgoing) -> None:
     try:
-        assert entry.on_outcome is not None
-        entry.on_outcome(entry.outcome)
+        if entry.on_outcome is not None:
+            entry.on_outcome(entry.outcome)
     except Exception:
         # A fault of the user's callback must not end the driver's thread, nor stay unseen.
         log.exception("the outcome callback of message %s raised", entry.message.id)
 
 
 def combined(outcomes: Sequence[Outcome], what: str, *, more: int = 0) -> SendRejected | SendUnknown:
-    """Return one error for several outcomes: `SendUnknown` if any message may be stored, else `SendRejected` (S3, S6)."""
+    """Return one error for several outcomes: `SendUnknown` if any message may be stored (S3, S6)."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, UnimqError)]
     certain = not more and all(isinstance(error, SendRejected) or not error.retryable for error in errors)
     kind = SendRejected if certain else SendUnknown

@@ -20,8 +20,9 @@ from unimq._destinations import Queue, Seconds, Source, Subscription, Target, To
 from unimq._errors import Closed, UnimqError
 from unimq._message import Headers, Message, Receipt, compose
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OnOutcome, Outgoing, OutcomeWaiters, ProducerCore, combined
+from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined
 from unimq._waiting import block_until
+
 
 def connect(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Broker":
     """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``.
@@ -139,7 +140,9 @@ class Broker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _close_at_exit(self.close, error)
 
     def __repr__(self) -> str:
@@ -193,7 +196,7 @@ class Producer:
         message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
-        if core.admit(1, entry.size) is None:
+        if not core.admits_freely and core.admit(1, entry.size) is None:
             _wait_for_room(core, 1, entry.size, deadline)
         self._submit((entry,))
         if not entry.done:
@@ -230,7 +233,7 @@ class Producer:
         deadline = time.monotonic() + core.timeout
         sending = ManySends(core, messages, deadline)
         for part, size in sending.parts():
-            if core.admit(len(part), size) is None:
+            if not core.admits_freely and core.admit(len(part), size) is None:
                 _wait_for_room(core, len(part), size, deadline)
             self._submit(part)
         for entry in sending.entries:
@@ -268,7 +271,7 @@ class Producer:
         message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
-        if core.admit(1, entry.size) is None:
+        if not core.admits_freely and core.admit(1, entry.size) is None:
             _wait_for_room(core, 1, entry.size, deadline)
         core.join_pipeline(entry, on_outcome)
         self._submit((entry,))
@@ -306,7 +309,9 @@ class Producer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _close_at_exit(self.close, error)
 
     def __repr__(self) -> str:
@@ -333,7 +338,8 @@ class Consumer:
 
         """
         core = self._core
-        count(max_messages, "max_messages")
+        if type(max_messages) is not int or max_messages < 1:
+            count(max_messages, "max_messages")
         taken = core.take(max_messages)
         if taken is not None:
             return taken
@@ -399,7 +405,9 @@ class Consumer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _close_at_exit(self.close, error)
 
     def __repr__(self) -> str:

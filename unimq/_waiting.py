@@ -23,21 +23,19 @@ class Waiters:
     before it looks at the state, the other side changes the state before it looks for waiters.
     """
 
-    __slots__ = ("_wakes",)
+    __slots__ = ("wakes",)
 
     def __init__(self) -> None:
-        self._wakes: deque[Wake] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._wakes)
+        self.wakes: deque[Wake] = deque()
+        """Read by hot paths, which call `wake` only if somebody waits."""
 
     def add(self, wake: Wake) -> None:
-        self._wakes.append(wake)
+        self.wakes.append(wake)
 
     def discard(self, wake: Wake) -> bool:
         """Take the wake-up back; false if it was called already."""
         try:
-            self._wakes.remove(wake)
+            self.wakes.remove(wake)
         except ValueError:
             return False
         return True
@@ -45,13 +43,13 @@ class Waiters:
     def wake(self, count: int = 1) -> None:
         for _ in range(count):
             try:
-                wake = self._wakes.popleft()
+                wake = self.wakes.popleft()
             except IndexError:
                 return
             wake()
 
     def wake_all(self) -> None:
-        self.wake(len(self._wakes))
+        self.wake(len(self.wakes))
 
 
 class Registry(Protocol):

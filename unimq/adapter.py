@@ -18,7 +18,7 @@ Rules that hold for every call:
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -44,8 +44,8 @@ __all__ = [
     "Headers",
     "Mailbox",
     "Message",
-    "Outgoing",
     "OutcomeSink",
+    "Outgoing",
     "Queue",
     "Receiver",
     "Sender",
@@ -71,7 +71,8 @@ class OutcomeSink(Protocol):
 
     def failed(self, entries: Sequence[Outgoing], error: UnimqError) -> None:
         """Report entries that share one fate: `SendRejected` and its kin only if certainly not stored, else
-        `SendUnknown` (S2)."""
+        `SendUnknown` (S2).
+        """
         ...
 
 
@@ -97,6 +98,9 @@ class DeliverySink(Settler, Protocol):
 class Sender(Protocol):
     """Sends to one queue or topic. One per producer; used by many threads at once."""
 
+    is_immediate: bool
+    """Every entry is reported before its `submit` returns; then the portable layer keeps no window (S5)."""
+
     def submit(self, entries: Sequence[Outgoing]) -> None:
         """Take a batch and return without waiting for the broker; report each entry exactly once to the sink.
 
@@ -113,7 +117,8 @@ class Sender(Protocol):
 
     def close(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for outstanding outcomes, report the rest as `SendUnknown`, release everything
-        (S6, L1, L4). Idempotent."""
+        (S6, L1, L4). Idempotent.
+        """
         ...
 
 
@@ -126,7 +131,8 @@ class Receiver(Protocol):
 
     def nack(self, delivery: Delivery, delay: float) -> None:
         """Have this one redelivered, not before `delay` seconds, with attempt + 1 (A3). `delay` > 0 only where
-        `Capabilities.nack_delay` is supported. Under ``ordering="key"`` its key waits for it (O1)."""
+        `Capabilities.nack_delay` is supported. Under ``ordering="key"`` its key waits for it (O1).
+        """
         ...
 
     def extend(self, delivery: Delivery, duration: float) -> None:
@@ -151,7 +157,8 @@ class Receiver(Protocol):
 
     def close(self, timeout: float) -> None:
         """Confirm the settlements handed over so far, give everything unsettled back at once, stop, and release threads
-        and connections, within `timeout` seconds (A5, L1, L4). No delivery reaches the sink afterwards. Idempotent."""
+        and connections, within `timeout` seconds (A5, L1, L4). No delivery reaches the sink afterwards. Idempotent.
+        """
         ...
 
 
@@ -168,7 +175,9 @@ class Driver(Protocol):
         """The client library's own connection object, for users who need what is not portable."""
         ...
 
-    def declare(self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float) -> Queue | Topic | Subscription:
+    def declare(
+        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
+    ) -> Queue | Topic | Subscription:
         """Create the destination if it is missing, and return it with the policies in force, as far as they are known.
 
         With ``as_is`` an existing one is accepted whatever its policies are; without, other policies raise
@@ -199,12 +208,14 @@ class Driver(Protocol):
 
     def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> Receiver:
         """Start receiving; at most `prefetch` deliveries are unsettled at any time (R3). A bound method of the sink may
-        be called before this returns."""
+        be called before this returns.
+        """
         ...
 
     def close(self, timeout: float) -> None:
         """Release the connection, its threads and its temporary things (L1, L4). Senders and receivers were closed
-        before. Idempotent, bounded by `timeout`."""
+        before. Idempotent, bounded by `timeout`.
+        """
         ...
 
 
@@ -216,7 +227,7 @@ class Adapter(Protocol):
     options: ClassVar[type[msgspec.Struct]]
     """The URL options, as a struct that forbids unknown fields; the portable layer fills and checks it."""
 
-    def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> Driver:
+    def connect(self, url: BrokerURL, options: Any, *, timeout: float) -> Driver:  # noqa: ANN401 - its own struct
         """Connect and authenticate.
 
         Raises:

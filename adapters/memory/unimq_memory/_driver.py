@@ -3,19 +3,27 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import ClassVar
 
 import msgspec
 
-from unimq import ConfigError, DeclarationConflict, MessageTooLarge, NotFound, Queue, Stats, Subscription, Topic, UnimqError
+from unimq import (
+    ConfigError,
+    DeclarationConflict,
+    MessageTooLarge,
+    Queue,
+    Stats,
+    Subscription,
+    Topic,
+    UnimqError,
+)
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
     Delivery,
     DeliverySink,
-    Outgoing,
     OutcomeSink,
+    Outgoing,
     Source,
     Target,
     native,
@@ -42,9 +50,8 @@ class MemoryAdapter:
     schemes: ClassVar[Sequence[str]] = ("memory",)
     options: ClassVar[type[msgspec.Struct]] = MemoryOptions
 
-    def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "MemoryDriver":  # noqa: ARG002
+    def connect(self, url: BrokerURL, options: MemoryOptions, *, timeout: float) -> "MemoryDriver":
         """Connect to the broker of this name; nothing can be refused and nothing waits."""
-        assert isinstance(options, MemoryOptions)
         if url.path or len(url.hosts) > 1 or any(port is not None for _, port in url.hosts):
             raise ConfigError(f"{url}: expected memory:// or memory://NAME")
         if url.user is not None:
@@ -93,7 +100,7 @@ class MemoryDriver:
         return self.store
 
     def declare(
-        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float  # noqa: ARG002
+        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
     ) -> Queue | Topic | Subscription:
         """See `unimq.adapter.Driver.declare`."""
         store = self.store
@@ -117,7 +124,7 @@ class MemoryDriver:
                 raise DeclarationConflict(f"queue {policy.name!r} exists: {differences}")
             return destination if isinstance(destination, Subscription) else queue.policy
 
-    def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:  # noqa: ARG002
+    def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
         """See `unimq.adapter.Driver.check`."""
         with self.store.lock:
             if isinstance(destination, Topic):
@@ -125,7 +132,7 @@ class MemoryDriver:
             else:
                 self.store.find_queue(queue_of(destination).name)
 
-    def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:  # noqa: ARG002
+    def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
         """See `unimq.adapter.Driver.delete`."""
         store = self.store
         with store.lock:
@@ -140,12 +147,12 @@ class MemoryDriver:
                 store.topics[destination.topic.name].queues.pop(destination.name, None)
             store.delete_queue(queue_of(destination).name)
 
-    def purge(self, source: Source, *, timeout: float) -> int | None:  # noqa: ARG002
+    def purge(self, source: Source, *, timeout: float) -> int | None:
         """See `unimq.adapter.Driver.purge`."""
         with self.store.lock:
             return self.store.find_queue(queue_of(source).name).purge()
 
-    def stats(self, source: Source, *, timeout: float) -> Stats:  # noqa: ARG002
+    def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
         with self.store.lock:
             queue = self.store.find_queue(queue_of(source).name)
@@ -158,12 +165,12 @@ class MemoryDriver:
                 consumers=len(queue.receivers),
             )
 
-    def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> "MemorySender":  # noqa: ARG002
+    def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> "MemorySender":
         """See `unimq.adapter.Driver.open_sender`."""
         return MemorySender(self, target, sink)
 
     def open_receiver(
-        self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float  # noqa: ARG002
+        self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float
     ) -> "MemoryReceiverDriver":
         """See `unimq.adapter.Driver.open_receiver`."""
         with self.store.lock:
@@ -173,7 +180,7 @@ class MemoryDriver:
             queue.dispatch()
         return MemoryReceiverDriver(self.store, receiver)
 
-    def close(self, timeout: float) -> None:  # noqa: ARG002
+    def close(self, timeout: float) -> None:
         """See `unimq.adapter.Driver.close`."""
         if not self.closed:
             self.closed = True
@@ -182,6 +189,8 @@ class MemoryDriver:
 
 class MemorySender:
     """Stores in the calling thread; every outcome is known when `submit` returns."""
+
+    is_immediate = True
 
     def __init__(self, driver: MemoryDriver, target: Target, sink: OutcomeSink) -> None:
         self.store = driver.store
@@ -192,34 +201,19 @@ class MemorySender:
 
     def submit(self, entries: Sequence[Outgoing]) -> None:
         """See `unimq.adapter.Sender.submit`."""
+        limit = self.limit
         for entry in entries:
-            if entry.size > self.limit:
-                self._submit_checked(entries)
+            if entry.size > limit:
+                self._refuse_too_large(entries)
                 return
-        self._store(entries)
-
-    def _submit_checked(self, entries: Sequence[Outgoing]) -> None:
-        good = [entry for entry in entries if entry.size <= self.limit]
-        if good:
-            self._store(good)
-        for entry in entries:
-            if entry.size > self.limit:
-                text = f"{entry.size} bytes with key and headers; memory:// takes {self.limit}"
-                self.sink.failed((entry,), MessageTooLarge(text, message_id=entry.message.id))
-
-    def _store(self, entries: Sequence[Outgoing]) -> None:
-        errors: dict[int, UnimqError] = {}
         try:
             with self.store.lock:
                 queue = self.queue
-                if queue is None or queue.deleted:
-                    errors = self._store_found(entries)
-                elif queue.policy.max_length is not None:
-                    errors = self.store.put_all((queue,), [entry.message for entry in entries])
+                if queue is not None and queue.is_unlimited and not queue.deleted:
+                    queue.put_unlimited(entries)
+                    errors = None
                 else:
-                    for entry in entries:
-                        queue.put(entry.message)
-                    queue.dispatch()
+                    errors = self._put(entries)
         except UnimqError as error:
             self.sink.failed(entries, error)
             return
@@ -232,7 +226,17 @@ class MemorySender:
             else:
                 self.sink.stored((entry,))
 
-    def _store_found(self, entries: Sequence[Outgoing]) -> dict[int, UnimqError]:
+    def _refuse_too_large(self, entries: Sequence[Outgoing]) -> None:
+        good = [entry for entry in entries if entry.size <= self.limit]
+        if good:
+            self.submit(good)
+        for entry in entries:
+            if entry.size > self.limit:
+                text = f"{entry.size} bytes with key and headers; memory:// takes {self.limit}"
+                self.sink.failed((entry,), MessageTooLarge(text, message_id=entry.message.id))
+
+    def _put(self, entries: Sequence[Outgoing]) -> dict[int, UnimqError]:
+        """Find the queues and store in them; return the errors by position."""
         messages = [entry.message for entry in entries]
         if isinstance(self.target, Queue):
             self.queue = self.store.find_queue(self.target.name)
@@ -290,7 +294,7 @@ class MemoryReceiverDriver:
             self.receiver.paused = False
             self.receiver.queue.dispatch()
 
-    def close(self, timeout: float) -> None:  # noqa: ARG002
+    def close(self, timeout: float) -> None:
         """See `unimq.adapter.Receiver.close`."""
         receiver = self.receiver
         with self.store.lock:

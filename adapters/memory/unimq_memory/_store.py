@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from unimq import NotFound, Queue, QueueFull, Topic, UnimqError, Unroutable
-from unimq.adapter import Delivery, DeliverySink, Message
+from unimq.adapter import Delivery, DeliverySink, Message, Outgoing
 
 
 class Stored(msgspec.Struct, eq=False):
@@ -46,7 +46,8 @@ class MemoryQueue:
         self.store = store
         self.policy = policy
         self.ordered = policy.ordering == "key"
-        self.lease: float = policy.lease or 0.0  # type: ignore[assignment] - seconds since `Queue` checked it
+        self.is_unlimited = policy.max_length is None
+        self.lease = policy.lease_seconds or 0.0
         self.deleted = False
         self.ready: deque[Stored] = deque()
         self.delayed = 0
@@ -68,11 +69,22 @@ class MemoryQueue:
         policy = self.policy
         return policy.max_length is not None and policy.overflow == "reject" and self.waiting() >= policy.max_length
 
+    def put_unlimited(self, entries: Iterable[Outgoing]) -> None:
+        """Store messages in a queue without ``max_length`` and hand them out."""
+        append = self.ready.append
+        for entry in entries:
+            message = entry.message
+            if message.delay:
+                self.put(message)
+            else:
+                append(Stored(message))
+        self.dispatch()
+
     def put(self, message: Message) -> None:
         """Store a message, dropping the oldest ones beyond ``max_length`` (T3); `dispatch` hands it out."""
         stored = Stored(message)
         if message.delay:
-            self.store.schedule(time.monotonic() + message.delay, self, stored)  # type: ignore[operator]
+            self.store.schedule(time.monotonic() + message.delay, self, stored)
         else:
             self.ready.append(stored)
         limit = self.policy.max_length
@@ -94,6 +106,12 @@ class MemoryQueue:
     def dispatch(self) -> None:
         """Hand out ready messages to receivers with room, in turn, so that each gets work (G1)."""
         ready = self.ready
+        if len(self.receivers) == 1:
+            receiver = self.receivers[0]
+            free = receiver.prefetch - len(receiver.held)
+            if ready and free > 0 and not receiver.paused:
+                self._deliver(receiver, free)
+            return
         while ready:
             takers = [(receiver, free) for receiver in self.receivers if (free := receiver.free()) > 0]
             if not takers:
@@ -101,8 +119,7 @@ class MemoryQueue:
             share = -(-len(ready) // len(takers))
             for receiver, free in takers:
                 self._deliver(receiver, min(share, free))
-            if len(takers) > 1:
-                self.receivers.append(self.receivers.pop(0))
+            self.receivers.append(self.receivers.pop(0))
 
     def _deliver(self, receiver: MemoryReceiver, most: int) -> None:
         ready, held, sink = self.ready, receiver.held, receiver.sink
@@ -132,18 +149,16 @@ class MemoryQueue:
         """Forget acked messages, and let the next ones of their keys go (A1, O1)."""
         held = receiver.held
         for delivery in deliveries:
-            stored = delivery.token
-            assert isinstance(stored, Stored)
+            stored: Stored = delivery.token  # type: ignore[assignment] # every token of this driver is one
             if stored.current is delivery:
                 stored.current = None
-                held.pop(stored, None)
+                del held[stored]
                 if self.ordered:
                     self._free_key(stored.message.key)
 
     def give_back(self, receiver: MemoryReceiver, delivery: Delivery, delay: float) -> None:
         """Take a nacked message back (A3). Without order it goes behind, so that poison blocks nobody (D1)."""
-        stored = delivery.token
-        assert isinstance(stored, Stored)
+        stored: Stored = delivery.token  # type: ignore[assignment] # every token of this driver is one
         if stored.current is not delivery:
             return
         stored.current = None
@@ -183,8 +198,7 @@ class MemoryQueue:
 
     def extend(self, receiver: MemoryReceiver, delivery: Delivery, duration: float) -> None:
         """Prolong a lease (A10); a message without one has nothing to prolong."""
-        stored = delivery.token
-        assert isinstance(stored, Stored)
+        stored: Stored = delivery.token  # type: ignore[assignment] # every token of this driver is one
         if self.lease and stored.current is delivery:
             delivery.lease_until = time.monotonic() + duration
             receiver.held[stored] = delivery.lease_until
