@@ -28,7 +28,7 @@ from unimq._errors import Closed, UnimqError
 from unimq._mailbox import Mailbox
 from unimq._message import Headers, Message, Receipt, compose
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined
+from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined, name_message
 from unimq._waiting import Registry
 
 T = TypeVar("T")
@@ -271,7 +271,7 @@ class AsyncProducer:
         if not entry.done:
             await self._outcome(entry)
         if entry.error is not None:
-            raise entry.error
+            raise name_message(entry.error, message.id)
         if not entry.done:
             raise core.overdue(entry)
         return Receipt(message.id, entry.position)
@@ -326,7 +326,9 @@ class AsyncProducer:
         """Wait until everything enqueued so far has its outcome; see `Producer.flush` (S6)."""
         core = self._core
         limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
-        failures = await _flush(self._loop, core, time.monotonic() + limit)
+        group = core.start_flush()
+        await self._loop.suspend_until(group.finished, group.is_finished, time.monotonic() + limit)
+        failures = core.failures(group)
         if failures:
             raise combined(failures, "the enqueued messages")
 
@@ -433,18 +435,13 @@ class AsyncConsumer:
         return f"<AsyncConsumer of {self._core.source_name!r}{' closed' if self._core.closed else ''}>"
 
 
-async def _flush(loop: _Loop, core: ProducerCore, deadline: float) -> list[UnimqError]:
-    group = core.start_flush()
-    if await loop.suspend_until(group.finished, group.is_finished, deadline) is None:
-        return core.unfinished(group)
-    return group.failures
-
-
 async def _finish_producer(loop: _Loop, broker: BrokerCore, core: ProducerCore, deadline: float) -> list[UnimqError]:
     if not core.stop(f"the producer to {core.target.name!r} is closed"):
         return []
-    failures = await _flush(loop, core, deadline)
-    return failures + await loop.in_worker(broker.close_producer, core, max(0.0, deadline - time.monotonic()))
+    group = core.start_flush()
+    await loop.suspend_until(group.finished, group.is_finished, deadline)
+    await loop.in_worker(broker.close_producer, core, max(0.0, deadline - time.monotonic()))
+    return core.failures(group) + core.failures(core.group)
 
 
 async def _close_at_exit(opened: _Closing, error: BaseException | None) -> None:

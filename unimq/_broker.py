@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from unimq._adapters import load_adapter, read_options
 from unimq._capabilities import Capabilities, Stats
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
-from unimq._errors import Closed, ConfigError, UnimqError
+from unimq._errors import Closed, ConfigError
 from unimq._receiving import ConsumerCore
 from unimq._sending import ProducerCore
 from unimq._url import parse_url
@@ -61,10 +61,7 @@ class BrokerCore:
     def declare(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
         """Create what is missing, and return the destination with the policies in force."""
         self.check_open()
-        if isinstance(destination, str):
-            return self._declare(self.known.get(destination) or Queue(destination), as_is=True)
-        _check_destination(destination)
-        return self._declare(destination, as_is=False)
+        return self._declare(self._named(destination), as_is=isinstance(destination, str))
 
     def _declare(self, destination: Queue | Topic | Subscription, *, as_is: bool) -> Queue | Topic | Subscription:
         self.check_policies(destination)
@@ -117,7 +114,7 @@ class BrokerCore:
                 return destination
         if self.declares:
             return self.declare(destination)
-        wanted = Queue(destination) if isinstance(destination, str) else destination
+        wanted = self._named(destination)
         self.check_policies(wanted)
         self.driver.check(wanted, timeout=self.timeout)
         with self.lock:
@@ -149,7 +146,7 @@ class BrokerCore:
 
     def _named(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
         if isinstance(destination, str):
-            return self.known.get(destination) or Queue(destination)
+            destination = self.known.get(destination) or Queue(destination)
         _check_destination(destination)
         return destination
 
@@ -204,12 +201,11 @@ class BrokerCore:
         if self.closed:
             raise Closed(self.closed)
 
-    def close_producer(self, core: ProducerCore, timeout: float) -> list[UnimqError]:
-        """Release a producer whose outcomes the front has waited for; return the failures nobody was told of (S6)."""
+    def close_producer(self, core: ProducerCore, timeout: float) -> None:
+        """Release a producer whose outcomes the front has waited for (S6)."""
         core.sender.close(timeout)
         with self.lock:
             self.producers.discard(core)
-        return core.group.failures
 
     def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
         """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
@@ -243,6 +239,11 @@ class BrokerCore:
 def _check_destination(destination: object) -> None:
     if not isinstance(destination, Queue | Topic | Subscription):
         raise ConfigError(f"a destination is a str, Queue, Topic or Subscription, not {type(destination).__name__}")
+    if isinstance(destination, Queue) and destination.is_of_subscription:
+        topic, _, name = destination.name.partition("--")
+        raise ConfigError(
+            f"{destination.name!r} is the queue of a subscription; use Topic({topic!r}).subscription({name!r})"
+        )
 
 
 def _name_of(destination: Queue | Topic | Subscription) -> str:
@@ -256,10 +257,12 @@ def _forget_in_child() -> None:
         broker.closed = reason
         for producer in broker.producers:
             producer.lock = threading.Lock()
-            producer.closed = reason
+            producer.stop(reason)
         for consumer in broker.consumers:
             consumer.lock = threading.Lock()
-            consumer.closed = reason
+            consumer.stop(reason)
+            consumer.abandoned = reason
+            consumer.held = set()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -109,6 +109,11 @@ class Queue:
         )
 
     @property
+    def is_of_subscription(self) -> bool:
+        """Whether the name is one that only a `Subscription` gives; its dead-letter queue is an ordinary queue."""
+        return self.portable_name and _SUBSCRIPTION_SEPARATOR in self.name and not self.name.endswith(_DEAD_SUFFIX)
+
+    @property
     def ttl_seconds(self) -> float | None:
         """``ttl`` in seconds."""
         return None if self.ttl is None else seconds(self.ttl, "ttl")

@@ -48,10 +48,14 @@ class Unsupported(UnimqError):
     """
 
     def __init__(self, feature: str, reason: str, alternative: str = "") -> None:
-        super().__init__(f"{feature}: {reason}" + (f". Use instead: {alternative}" if alternative else ""))
+        super().__init__(feature, reason, alternative)
         self.feature = feature
         self.reason = reason
         self.alternative = alternative
+
+    def __str__(self) -> str:
+        """Say what is not possible, why, and what to use instead."""
+        return f"{self.feature}: {self.reason}" + (f". Use instead: {self.alternative}" if self.alternative else "")
 
 
 class MissingDependency(UnimqError, ImportError):

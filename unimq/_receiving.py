@@ -1,5 +1,6 @@
 """Receiving: the buffer, who holds what, settlement, expiry and dead letters. One implementation for both fronts."""
 
+import copy
 import logging
 import threading
 import time
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from unimq.adapter import Receiver
 
 log = logging.getLogger("unimq")
+
+EXHAUSTED = "max_deliveries"
+EXPIRED = "expired"
+"""Reasons of dead letters that the library itself gives (A8, T1)."""
 
 RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
 """Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
@@ -69,6 +74,8 @@ class ConsumerCore:
         self.held: set[Delivery] = set()
         self.arrived = Waiters()
         self.closed = ""
+        self.abandoned = ""
+        """Why nothing can be settled here: this is the copy of a consumer in a forked child (L2)."""
         self.error: UnimqError | None = None
         self.lock = threading.Lock()
         self.moves_under_way = 0
@@ -123,7 +130,8 @@ class ConsumerCore:
         if taken:
             return taken
         if self.error is not None:
-            raise self.error
+            # A copy each time: one object raised again and again would collect every traceback.
+            raise copy.copy(self.error) from self.error
         return None
 
     def take_one(self) -> Delivery | None:
@@ -140,11 +148,11 @@ class ConsumerCore:
             limit = delivery.message.sent_at + self.ttl
             expires_at = limit if expires_at is None or limit < expires_at else expires_at
         if expires_at is not None and time.time() >= expires_at:
-            self._settle_dead(delivery, "expired", keep=self.queue.dead_letter_expired)
+            self._settle_dead(delivery, EXPIRED, keep=self.queue.dead_letter_expired)
             return False
         if self.max_deliveries is not None and delivery.attempt > self.max_deliveries:
             # The failure of the last allowed delivery was no nack but a crash or the end of a lease (A8).
-            self._settle_dead(delivery, "max_deliveries", keep=True)
+            self._settle_dead(delivery, EXHAUSTED, keep=True)
             return False
         return True
 
@@ -185,7 +193,7 @@ class ConsumerCore:
             self.capabilities.require("nack_delay")
         self._release(delivery)
         if self.max_deliveries is not None and delivery.attempt >= self.max_deliveries:
-            self._move_to_dead_letters(delivery, "max_deliveries")
+            self._move_to_dead_letters(delivery, EXHAUSTED)
         else:
             self.receiver.nack(delivery, delay)
 
@@ -214,6 +222,8 @@ class ConsumerCore:
             raise self._refusal(delivery) from None
 
     def _refusal(self, delivery: Delivery) -> UnimqError:
+        if self.abandoned:
+            return Closed(self.abandoned)
         if delivery.lost:
             return LeaseLost(
                 f"message {delivery.id} from {self.source_name!r} is not held here any more; it comes or came again"
@@ -235,6 +245,13 @@ class ConsumerCore:
     def _move_to_dead_letters(self, delivery: Delivery, reason: str) -> None:
         """Send the copy; the original is settled only when the copy is confirmed (A8)."""
         if self.dead_letters is None:
+            if reason == EXHAUSTED:
+                log.warning(
+                    "message %s from %r dropped after %d deliveries: no dead-letter queue is declared",
+                    delivery.id,
+                    self.source_name,
+                    delivery.attempt,
+                )
             self.receiver.ack((delivery,))
             return
         with self.lock:

@@ -1,5 +1,6 @@
 """Sending: the window, the bookkeeping of outcomes, and what a flush waits for. One implementation for both fronts."""
 
+import copy
 import logging
 import threading
 import time
@@ -223,11 +224,13 @@ class ProducerCore:
             f" after {self.timeout:g} s; the window is {self.window} messages and {self.window_bytes} bytes"
         )
 
-    def unfinished(self, group: PipelinedGroup) -> list[UnimqError]:
-        """Return the failures of a group whose flush ran out of time, the missing outcomes among them (S6)."""
+    def failures(self, group: PipelinedGroup) -> list[UnimqError]:
+        """Return the failures of a group of which nobody was told, missing outcomes among them (S6)."""
         with self.lock:
-            missing = group.remaining
+            missing, more = group.remaining, group.unkept_failures
             failures = list(group.failures)
+        if more:
+            failures.append(SendUnknown(f"{more} more messages to {self.target.name!r} failed"))
         if missing:
             failures.append(SendUnknown(f"{missing} messages to {self.target.name!r} have no outcome yet"))
         return failures
@@ -311,11 +314,11 @@ class ProducerCore:
 
 def name_message(error: UnimqError, message_id: str) -> UnimqError:
     """Return the error for one message of a batch: a copy that names it, as one object may stand for many messages."""
-    if isinstance(error, SendRejected | SendUnknown):
-        copy = type(error)(*error.args, message_id=message_id)
-        copy.__cause__ = error.__cause__
-        return copy
-    return error
+    named = copy.copy(error)
+    named.__cause__ = error.__cause__
+    if isinstance(named, SendRejected | SendUnknown):
+        named.message_id = message_id
+    return named
 
 
 def _call(entry: Outgoing) -> None:
@@ -327,12 +330,12 @@ def _call(entry: Outgoing) -> None:
         log.exception("the outcome callback of message %s raised", entry.message.id)
 
 
-def combined(outcomes: Sequence[Outcome], what: str, *, more: int = 0) -> SendRejected | SendUnknown:
+def combined(outcomes: Sequence[Outcome], what: str) -> SendRejected | SendUnknown:
     """Return one error for several outcomes: `SendUnknown` if any message may be stored (S3, S6)."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, UnimqError)]
-    certain = not more and all(isinstance(error, SendRejected) or not error.retryable for error in errors)
+    certain = all(isinstance(error, SendRejected) or not error.retryable for error in errors)
     kind = SendRejected if certain else SendUnknown
-    text = f"{len(errors) + more} of {what} failed; the first: {type(errors[0]).__name__}: {errors[0]}"
+    text = f"{len(errors)} of {what} failed; the first: {type(errors[0]).__name__}: {errors[0]}"
     combination = kind(text, outcomes=outcomes)
     combination.__cause__ = errors[0]
     return combination

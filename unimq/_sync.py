@@ -20,7 +20,7 @@ from unimq._destinations import Queue, Seconds, Source, Subscription, Target, To
 from unimq._errors import Closed, UnimqError
 from unimq._message import Headers, Message, Receipt, compose
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined
+from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined, name_message
 from unimq._waiting import block_until
 
 
@@ -202,7 +202,7 @@ class Producer:
         if not entry.done:
             _wait_for_outcome(core, entry)
         if entry.error is not None:
-            raise entry.error
+            raise name_message(entry.error, message.id)
         return Receipt(message.id, entry.position)
 
     @overload
@@ -290,7 +290,9 @@ class Producer:
         """
         core = self._core
         limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
-        failures = _flush(core, time.monotonic() + limit)
+        group = core.start_flush()
+        block_until(group.finished, group.is_finished, time.monotonic() + limit)
+        failures = core.failures(group)
         if failures:
             raise combined(failures, "the enqueued messages")
 
@@ -424,18 +426,13 @@ def _wait_for_outcome(core: ProducerCore, entry: Outgoing) -> None:
         raise core.overdue(entry)
 
 
-def _flush(core: ProducerCore, deadline: float) -> list[UnimqError]:
-    group = core.start_flush()
-    if block_until(group.finished, group.is_finished, deadline) is None:
-        return core.unfinished(group)
-    return group.failures
-
-
 def _finish_producer(broker: BrokerCore, core: ProducerCore, deadline: float) -> list[UnimqError]:
     if not core.stop(f"the producer to {core.target.name!r} is closed"):
         return []
-    failures = _flush(core, deadline)
-    return failures + broker.close_producer(core, max(0.0, deadline - time.monotonic()))
+    group = core.start_flush()
+    block_until(group.finished, group.is_finished, deadline)
+    broker.close_producer(core, max(0.0, deadline - time.monotonic()))
+    return core.failures(group) + core.failures(core.group)
 
 
 def _close_at_exit(close: Callable[[], None], error: BaseException | None) -> None:

@@ -227,7 +227,7 @@ class Adapter(Protocol):
     options: ClassVar[type[msgspec.Struct]]
     """The URL options, as a struct that forbids unknown fields; the portable layer fills and checks it."""
 
-    def connect(self, url: BrokerURL, options: Any, *, timeout: float) -> Driver:  # noqa: ANN401 - its own struct
+    def connect(self, url: BrokerURL, options: Any, *, timeout: float) -> Driver:
         """Connect and authenticate.
 
         Raises:
