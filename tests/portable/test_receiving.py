@@ -1,0 +1,399 @@
+"""Who holds what, settlement, expiry and dead letters of the portable layer, against a driver that the test plays."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+
+import pytest
+
+import unimq
+from unimq import (
+    AlreadySettled,
+    Closed,
+    ConfigError,
+    ConnectionLost,
+    LeaseLost,
+    NotFound,
+    Queue,
+    SendUnknown,
+    Unsupported,
+)
+
+
+@pytest.fixture
+def broker(driver):
+    with unimq.connect("manual://") as broker:
+        yield broker
+
+
+@pytest.fixture
+def consumer(broker):
+    return broker.consumer("orders")
+
+
+@pytest.fixture
+def receiver(consumer, driver):
+    return driver.receivers[-1]
+
+
+@pytest.fixture
+def dead_letters(consumer, driver):
+    assert driver.senders[-1].target.name == "orders-dead"
+    return driver.senders[-1]
+
+
+def test_receive_gives_what_is_there_and_never_more(consumer, receiver):
+    """R4."""
+    for number in range(5):
+        receiver.give(b"%d" % number)
+    assert [each.body for each in consumer.receive(3, timeout=0)] == [b"0", b"1", b"2"]
+    assert [each.body for each in consumer.receive(3)] == [b"3", b"4"]
+    assert consumer.receive(3, timeout=0) == []
+
+
+def test_receive_is_woken_by_a_delivery(consumer, receiver):
+    """R4."""
+    received = []
+    thread = threading.Thread(target=lambda: received.extend(consumer.receive(10, timeout=5)))
+    thread.start()
+    receiver.give(b"x")
+    thread.join(5)
+    assert [each.body for each in received] == [b"x"]
+
+
+def test_every_waiting_thread_gets_its_own_message(consumer, receiver):
+    """R4, L2: one batch for many waiters wakes each of them."""
+    received = []
+    threads = [threading.Thread(target=lambda: received.extend(consumer.receive(1, timeout=10))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(8):
+        receiver.give(b"%d" % number)
+    for thread in threads:
+        thread.join(10)
+    assert sorted(each.body for each in received) == [b"%d" % number for number in range(8)]
+
+
+def test_settlements_reach_the_driver_one_by_one(consumer, receiver):
+    """A2: acking one never acks another."""
+    first, second, third = [receiver.give(b"%d" % number) for number in range(3)]
+    third.ack()
+    first.nack()
+    assert receiver.acked == [third]
+    assert receiver.nacked == [(first, 0.0)]
+    second.extend(9)
+    assert receiver.extended == [(second, 9.0)]
+
+
+@pytest.mark.parametrize("first", ["ack", "nack", "reject"])
+@pytest.mark.parametrize("second", ["ack", "nack", "reject", "extend"])
+def test_a_second_settlement_raises_and_touches_nothing(consumer, receiver, dead_letters, first, second):
+    """A6."""
+    delivery = receiver.give(b"x")
+    getattr(delivery, first)()
+    before = (list(receiver.acked), list(receiver.nacked), len(dead_letters.submitted))
+    with pytest.raises(AlreadySettled, match="message x from 'orders'"):
+        getattr(delivery, second)(*[1] * (second == "extend"))
+    assert (receiver.acked, receiver.nacked, len(dead_letters.submitted)) == before
+    dead_letters.sink.stored(dead_letters.submitted)
+
+
+def test_a_lost_delivery_raises_lease_lost_and_is_not_handed_out(consumer, receiver):
+    """A6."""
+    held, buffered = receiver.give(b"held"), receiver.give(b"buffered")
+    assert consumer.receive() == [held]
+    receiver.sink.lost([held, buffered])
+    assert consumer.receive(timeout=0) == []
+    for settle in (held.ack, held.nack, held.reject):
+        with pytest.raises(LeaseLost):
+            settle()
+    assert receiver.acked == receiver.nacked == []
+
+
+def test_a_lease_that_is_over_by_our_clock_is_lost(consumer, receiver):
+    """A6: where the broker does not tell, as SQS."""
+    delivery = receiver.give(b"x")
+    delivery.lease_until = time.monotonic() - 1
+    with pytest.raises(LeaseLost):
+        delivery.ack()
+    assert receiver.acked == []
+
+
+def test_one_of_two_racing_settlements_wins(consumer, receiver):
+    """A6, L2."""
+    for _ in range(200):
+        delivery = receiver.give(b"x")
+        errors = []
+        barrier = threading.Barrier(2)
+
+        def settle(delivery=delivery, errors=errors, barrier=barrier):
+            barrier.wait()
+            try:
+                delivery.ack()
+            except AlreadySettled as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=settle) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(errors) == 1
+    assert len(receiver.acked) == 200
+
+
+def test_acking_many_acks_the_good_ones_before_it_raises(consumer, receiver):
+    """A2, A6."""
+    deliveries = [receiver.give(b"%d" % number) for number in range(3)]
+    deliveries[1].ack()
+    with pytest.raises(AlreadySettled):
+        consumer.ack(deliveries)
+    assert receiver.acked == [deliveries[1], deliveries[0], deliveries[2]]
+
+
+def test_reject_settles_only_after_the_copy_is_confirmed(consumer, receiver, dead_letters):
+    """A4, A8."""
+    delivery = receiver.give(b"x", attempt=3, key="k", headers={"a": b"b"}, content_type="text/plain")
+    delivery.reject("no stock")
+    (copy,) = dead_letters.submitted
+    assert receiver.acked == []
+    dead_letters.sink.stored((copy,))
+    assert receiver.acked == [delivery]
+    message = copy.message
+    assert (message.body, message.key, message.id, message.content_type) == (b"x", "k", "x", "text/plain")
+    headers = dict(message.headers)
+    assert headers["a"] == b"b"
+    assert headers["unimq-dead-reason"] == "no stock"
+    assert headers["unimq-dead-source"] == "orders"
+    assert headers["unimq-dead-attempts"] == "3"
+    assert headers["unimq-dead-id"] == "x"
+    assert float(headers["unimq-dead-at"]) == pytest.approx(time.time(), abs=60)
+
+
+def test_a_dead_letter_copy_that_fails_loses_nothing(consumer, receiver, dead_letters, caplog):
+    """A8: the message is delivered again, and `settle` says why."""
+    delivery = receiver.give(b"x")
+    with caplog.at_level(logging.ERROR, "unimq"):
+        delivery.reject()
+        dead_letters.sink.failed(dead_letters.submitted, SendUnknown("cut"))
+    assert receiver.acked == []
+    assert receiver.nacked == [(delivery, 0.0)]
+    assert "dead-letter copy of message x" in caplog.text
+    receiver.barrier = lambda done: done(())
+    with pytest.raises(SendUnknown, match="cut"):
+        consumer.settle()
+
+
+def test_settle_waits_for_copies_and_then_for_the_driver(consumer, receiver, dead_letters):
+    """A1."""
+    receiver.give(b"x").reject()
+    asked = threading.Event()
+    original = receiver.barrier
+
+    def barrier(done):
+        original(done)
+        asked.set()
+
+    receiver.barrier = barrier
+    finished = threading.Event()
+    thread = threading.Thread(target=lambda: (consumer.settle(), finished.set()))
+    thread.start()
+    assert not asked.wait(0.05)
+    dead_letters.sink.stored(dead_letters.submitted)
+    assert asked.wait(5)
+    assert not finished.is_set()
+    receiver.barriers[0](())
+    assert finished.wait(5)
+    thread.join()
+
+
+def test_settle_raises_what_was_not_confirmed(consumer, receiver):
+    """A1: with the number of the others."""
+    receiver.barrier = lambda done: done((LeaseLost("late"), LeaseLost("later")))
+    with pytest.raises(LeaseLost, match="late") as caught:
+        consumer.settle()
+    assert caught.value.__notes__ == ["and 1 more settlements failed"]
+
+
+def test_settle_is_bounded(consumer):
+    """A1."""
+    with pytest.raises(ConnectionLost, match="not confirmed in time"):
+        consumer.settle(timeout=0.01)
+
+
+def test_the_failure_of_the_last_delivery_dead_letters(broker, driver):
+    """A8: by nack, and by a crash or lease that ended the last allowed delivery."""
+    consumer = broker.consumer(Queue("orders", max_deliveries=2))
+    receiver, dead_letters = driver.receivers[-1], driver.senders[-1]
+    receiver.give(b"a", attempt=1).nack()
+    assert len(receiver.nacked) == 1
+    receiver.give(b"b", attempt=2).nack()
+    receiver.give(b"c", attempt=3)
+    alive = receiver.give(b"d", attempt=2)
+    assert [each.body for each in consumer.receive(10)] == [b"a", b"b", b"d"]
+    assert [entry.message.body for entry in dead_letters.submitted] == [b"b", b"c"]
+    assert {entry.message.headers["unimq-dead-reason"] for entry in dead_letters.submitted} == {"max_deliveries"}
+    dead_letters.sink.stored(dead_letters.submitted)
+    assert [each.body for each in receiver.acked] == [b"b", b"c"]
+    alive.ack()
+
+
+def test_without_dead_letters_the_exhausted_message_is_dropped_with_a_warning(broker, driver, caplog):
+    """D4."""
+    broker.consumer(Queue("orders", max_deliveries=1, dead_letter=False))
+    assert driver.senders == []
+    with caplog.at_level(logging.WARNING, "unimq"):
+        delivery = driver.receivers[-1].give(b"x")
+        delivery.nack()
+    assert driver.receivers[-1].acked == [delivery]
+    assert "dropped after 1 deliveries" in caplog.text
+
+
+def test_expired_messages_are_settled_and_not_handed_out(broker, driver):
+    """T1: by their own ttl and by that of the queue, at the moment of hand-over."""
+    consumer = broker.consumer(Queue("orders", ttl=100))
+    receiver, now = driver.receivers[-1], time.time()
+    expired = receiver.give(b"own", sent_at=now, expires_at=now - 0.001)
+    older = receiver.give(b"queue", sent_at=now - 101)
+    alive = receiver.give(b"alive", sent_at=now, expires_at=now + 50)
+    assert consumer.receive(10) == [alive]
+    assert receiver.acked == [expired, older]
+
+
+def test_expired_messages_are_dead_lettered_if_so_declared(broker, driver):
+    """T1."""
+    consumer = broker.consumer(Queue("orders", dead_letter_expired=True))
+    driver.receivers[-1].give(b"x", expires_at=time.time() - 1)
+    assert consumer.receive(timeout=0) == []
+    (copy,) = driver.senders[-1].submitted
+    assert copy.message.headers["unimq-dead-reason"] == "expired"
+    assert copy.message.expires_at is None
+    driver.senders[-1].sink.stored((copy,))
+
+
+def test_a_failed_receiver_ends_every_receive(consumer, receiver):
+    """L3: never silence."""
+    errors = []
+
+    def receive():
+        try:
+            consumer.receive(timeout=5)
+        except NotFound as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    native = RuntimeError("404")
+    failure = NotFound("queue 'orders' was deleted")
+    failure.__cause__ = native
+    receiver.sink.failed(failure)
+    thread.join(5)
+    with pytest.raises(NotFound, match="deleted"):
+        consumer.receive()
+    assert len(errors) == 1
+
+
+def test_close_wakes_receive_and_iteration(consumer, receiver):
+    """L1."""
+    results = []
+
+    def receive():
+        try:
+            consumer.receive()
+        except Closed as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=receive), threading.Thread(target=lambda: results.append(list(consumer)))]
+    for thread in threads:
+        thread.start()
+    consumer.close()
+    for thread in threads:
+        thread.join(5)
+    assert {type(result) for result in results} == {Closed, list}
+    assert receiver.closed == 1
+    consumer.close()
+    assert receiver.closed == 1
+
+
+def test_nothing_is_handed_out_after_close_and_late_settlements_are_refused(consumer, receiver):
+    """L1, A6."""
+    handed, buffered = receiver.give(b"1"), receiver.give(b"2")
+    assert consumer.receive() == [handed]
+    consumer.close()
+    with pytest.raises(Closed):
+        consumer.receive()
+    for delivery in (handed, buffered):
+        with pytest.raises(LeaseLost):
+            delivery.ack()
+
+
+def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer, receiver):
+    """Principle 2: the delivery is still held, and can be settled otherwise."""
+    delivery = receiver.give(b"x")
+    with pytest.raises(Unsupported, match=r"nack_delay on manual: cannot wait\. Use instead: nack without delay"):
+        delivery.nack(5)
+    with pytest.raises(ConfigError, match="delay must be at least 0 seconds, not -1"):
+        delivery.nack(-1)
+    with pytest.raises(ConfigError, match="reason must be str"):
+        delivery.reject(5)
+    assert receiver.nacked == []
+    delivery.ack()
+    assert receiver.acked == [delivery]
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])
+def test_wrong_limits_raise(consumer, limit):
+    with pytest.raises(ConfigError, match="max_messages must be a whole number of at least 1"):
+        consumer.receive(limit)
+
+
+def test_wrong_timeouts_raise(consumer):
+    with pytest.raises(ConfigError, match="timeout must be at least 0 seconds, not -1"):
+        consumer.receive(timeout=-1)
+    with pytest.raises(ConfigError, match="timeout must be seconds"):
+        consumer.receive(timeout="1")
+
+
+def test_a_cancelled_receive_loses_nothing(driver):
+    """A delivery that arrives with the cancellation goes to somebody else."""
+
+    async def main():
+        async with unimq.connect_async("manual://") as broker, broker.consumer("orders") as consumer:
+            receiver = driver.receivers[-1]
+            first, second = [asyncio.create_task(consumer.receive(1, 5)) for _ in range(2)]
+            await asyncio.sleep(0)
+            delivery = receiver.give(b"x")  # Wakes the first ...
+            first.cancel()  # ... which is cancelled before it runs.
+            assert await second == [delivery]
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_gets_a_clear_error(broker, driver, consumer, receiver):
+    """L2: from every object, and the parent goes on."""
+    producer = broker.producer("orders")
+    delivery = receiver.give(b"x")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            refused = 0
+            for call in (
+                lambda: producer.send(b"x"),
+                lambda: consumer.receive(timeout=0),
+                delivery.ack,
+                lambda: broker.stats("orders"),
+            ):
+                try:
+                    call()
+                except Closed as error:
+                    refused += "connect again in this process" in str(error)
+            code = 0 if refused == 4 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    delivery.ack()
+    assert receiver.acked == [delivery]
