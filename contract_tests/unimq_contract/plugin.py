@@ -1,0 +1,266 @@
+"""Pytest plugin of the contract suite: ``pytest -p unimq_contract.plugin --pyargs unimq_contract --unimq-url URL``.
+
+``--unimq-url`` names a broker that runs already; ``--unimq-backends`` starts some for this session. Not registered as
+an entry point of pytest: that would rewrite the assertions of every program that has unimq installed.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import unimq
+from unimq_contract.brokers import BACKENDS, BrokerUnavailable, RunningTap, start
+from unimq_contract.brokers import Backend as TapName
+from unimq_contract.contract import Contract
+from unimq_contract.fronts import AsyncioFront, Front, FrontName, SyncFront
+from unimq_contract.guarantees import GUARANTEES
+from unimq_contract.harness import Backend, Connections, Destinations, Harness, backend_at
+from unimq_contract.leaks import Holdings, wait_until_released
+
+REQUIRED = "UNIMQ_REQUIRE_BACKENDS"
+"""Environment variable under which a backend that cannot be started is an error instead of a loud skip."""
+
+_SUITE = Path(__file__).parent / "suite"
+_FRONTS: tuple[FrontName, ...] = ("sync", "asyncio")
+_backends = pytest.StashKey[list[Backend]]()
+_missing = pytest.StashKey[list[BrokerUnavailable]]()
+_outcomes = pytest.StashKey[dict[str, dict[str, Counter[str]]]]()
+_failed = pytest.StashKey[bool]()
+
+
+# Options and brokers.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("unimq", "contract suite of unimq")
+    group.addoption("--unimq-url", action="append", default=[], metavar="URL", help="broker to verify; repeatable")
+    group.addoption(
+        "--unimq-backends",
+        default="",
+        metavar="LIST",
+        help=f"brokers to start for this session and verify: memory, {', '.join(BACKENDS)}",
+    )
+    group.addoption(
+        "--unimq-stress", type=float, default=1.0, metavar="FACTOR", help="multiplies every limit of time (default: 1)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "guarantee(*numbers, kills): the guarantees that a test of the contract proves")
+    config.addinivalue_line("markers", "needs(*features): capabilities without which a test has nothing to prove")
+    config.addinivalue_line("markers", "fronts(*names): the only fronts for which a scenario exists")
+    config.stash[_backends] = []
+    config.stash[_missing] = []
+    config.stash[_outcomes] = {}
+
+
+def _options(config: pytest.Config) -> tuple[list[str], str, float]:
+    option = config.option
+    return option.unimq_url, option.unimq_backends, option.unimq_stress
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    urls, listed, stress = _options(config)
+    backends = [backend_at(url, stress=stress) for url in urls]
+    wanted = [name.strip() for name in listed.split(",") if name.strip()]
+    unknown = set(wanted) - {"memory", *BACKENDS}
+    if unknown:
+        raise pytest.UsageError(
+            f"--unimq-backends: unknown {', '.join(sorted(unknown))}; known: memory, {', '.join(BACKENDS)}"
+        )
+    if "memory" in wanted:
+        backends.append(backend_at("memory://contract", stress=stress, name="memory"))
+    taps: list[TapName] = [name for name in BACKENDS if name in wanted]
+    if config.option.collectonly:
+        backends += [Backend(name, "", backend_at("memory://", stress=stress).bounds) for name in taps]
+    elif taps:
+        backends += _start(config, taps, stress)
+    config.stash[_backends] = backends
+
+
+def _start(config: pytest.Config, names: Sequence[TapName], stress: float) -> list[Backend]:
+    """Start brokers side by side; each is stopped when the session ends, however it ends."""
+
+    def attempt(name: TapName) -> RunningTap | BrokerUnavailable:
+        try:
+            return start(name)
+        except BrokerUnavailable as error:
+            return error
+
+    backends: list[Backend] = []
+    with ThreadPoolExecutor(len(names)) as starters:
+        for name, running in zip(names, starters.map(attempt, names), strict=True):
+            if isinstance(running, BrokerUnavailable):
+                config.stash[_missing].append(running)
+                continue
+            config.add_cleanup(running.stop)
+            shown = f"{name}(emulator)" if running.tap.label == "emulator" else name
+            backends.append(backend_at(running.url, stress=stress, name=shown, tap=running))
+    missing = config.stash[_missing]
+    if missing and os.environ.get(REQUIRED, "") not in {"", "0"}:
+        raise pytest.UsageError(f"{REQUIRED} is set, and " + "; ".join(map(str, missing)))
+    return backends
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = [f"unimq contract on {_described(backend)}" for backend in config.stash[_backends]]
+    return lines + [f"unimq contract NOT on {error.what}: {error.why}" for error in config.stash[_missing]]
+
+
+def _described(backend: Backend) -> str:
+    return backend.tap.tap.describe() if backend.tap is not None else backend.name
+
+
+# Collection: the suite's modules and classes are not called test_* and Test*, so that importing them to subclass them
+# does not run them a second time.
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if file_path.parent == _SUITE and file_path.suffix == ".py" and not file_path.stem.startswith("_"):
+        return pytest.Module.from_parent(parent, path=file_path)  # pyright: ignore[reportUnknownMemberType]
+    return None
+
+
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> pytest.Collector | None:
+    in_suite = isinstance(collector, pytest.Module) and collector.path.parent == _SUITE
+    if in_suite and isinstance(obj, type) and issubclass(obj, Contract) and obj.__module__ == collector.obj.__name__:
+        return pytest.Class.from_parent(collector, name=name, obj=obj)  # pyright: ignore[reportUnknownMemberType]
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    contract = cast("type | None", metafunc.cls)  # pyright: ignore[reportUnknownMemberType]
+    if contract is None or not issubclass(contract, Contract) or "backend" not in metafunc.fixturenames:
+        return
+    backends = metafunc.config.stash[_backends]
+    if contract.url is not None:
+        backends = [backend_at(contract.url, stress=_options(metafunc.config)[2])]
+    elif not backends and not metafunc.config.stash[_missing]:
+        raise pytest.UsageError(f"{contract.__name__} needs a broker: --unimq-url URL, or --unimq-backends LIST")
+    metafunc.parametrize("backend", backends, ids=[backend.name for backend in backends], indirect=True)
+    if "front" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("fronts")
+        metafunc.parametrize("front", mark.args if mark else _FRONTS, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.cls is None or not issubclass(item.cls, Contract):
+            continue
+        mark = item.get_closest_marker("guarantee")
+        if mark is None:
+            raise pytest.UsageError(f"{item.nodeid} says of no guarantee that it proves it")
+        item.user_properties.append(("guarantees", mark.args))
+
+
+# Fixtures.
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """The broker under test."""
+    return cast("Backend", request.param)
+
+
+@pytest.fixture(scope="session")
+def _event_loop_front() -> Iterator[AsyncioFront]:  # pyright: ignore[reportUnusedFunction]
+    front = AsyncioFront()
+    yield front
+    front.close()
+
+
+@pytest.fixture
+def front(request: pytest.FixtureRequest) -> Front:
+    """The front under test: synchronous or asyncio."""
+    return SyncFront() if request.param == "sync" else cast("Front", request.getfixturevalue("_event_loop_front"))
+
+
+@pytest.fixture
+def connect(backend: Backend, front: Front, request: pytest.FixtureRequest) -> Iterator[Connections]:
+    """Opens connections to the broker under test; after the last one nothing may be left of them (L4)."""
+    before = Holdings.now()
+    connections = Connections(front, backend)
+    yield connections
+    connections.close()
+    if not request.node.stash.get(_failed, False):
+        left = wait_until_released(before, backend.bounds.within)
+        assert not left, f"still there after every connection was closed (L4): {', '.join(left)}"
+
+
+@pytest.fixture
+def broker(connect: Connections) -> unimq.Broker:
+    """One connection to the broker under test."""
+    return connect()
+
+
+@pytest.fixture
+def harness(backend: Backend, broker: unimq.Broker, request: pytest.FixtureRequest) -> Harness:
+    """Waits, within the limits of the backend. Skips the test if it needs a feature that is declared unsupported."""
+    for mark in request.node.iter_markers("needs"):
+        for name in mark.args:
+            feature: unimq.Feature = getattr(broker.capabilities, name)
+            if not feature:
+                pytest.skip(f"{broker.capabilities.backend} declares {name} unsupported: {feature.note}")
+    return Harness(backend, broker.capabilities)
+
+
+@pytest.fixture
+def destinations(connect: Connections, request: pytest.FixtureRequest) -> Iterator[Destinations]:
+    """Fresh names with the name of the test in them; everything made under them is deleted afterwards."""
+    fresh = Destinations(cast("pytest.Function", request.node).originalname)
+    yield fresh
+    connect.on_one(fresh.delete)
+
+
+@pytest.fixture
+def queue(destinations: Destinations) -> unimq.Queue:
+    """A queue of this test alone, with no policy but the default dead-letter queue."""
+    return destinations.queue()
+
+
+# Report.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = cast("pytest.TestReport", (yield))
+    if report.failed:
+        item.stash[_failed] = True
+    numbers = dict(report.user_properties).get("guarantees")
+    if numbers and isinstance(item, pytest.Function) and (report.when == "call" or report.outcome != "passed"):
+        tested = cast("Backend", item.callspec.params["backend"])
+        by_number = item.config.stash[_outcomes].setdefault(tested.name, {})
+        for number in cast("tuple[str, ...]", numbers):
+            by_number.setdefault(number, Counter())[report.outcome] += 1
+    return cast("None", report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    outcomes, missing = config.stash[_outcomes], config.stash[_missing]
+    if not outcomes and not missing:
+        return
+    terminalreporter.section("unimq contract")
+    described = {backend.name: _described(backend) for backend in config.stash[_backends]}
+    for name, by_number in outcomes.items():
+        order = [number for number in GUARANTEES if number in by_number]
+        failed = [number for number in order if by_number[number]["failed"]]
+        held = [number for number in order if number not in failed and by_number[number]["passed"]]
+        unproven = [number for number in order if number not in failed and number not in held]
+        terminalreporter.write_line(described.get(name, name), bold=True)
+        terminalreporter.write_line(f"  holds:       {' '.join(held) or 'nothing'}", green=not failed)
+        if failed:
+            terminalreporter.write_line(f"  BROKEN:      {' '.join(failed)}", red=True)
+        if unproven:
+            terminalreporter.write_line(f"  unsupported: {' '.join(unproven)}", yellow=True)
+    for error in missing:
+        terminalreporter.write_line(
+            f"NOT TESTED: {error.what}: {error.why}. {error.how_to_get_it}", red=True, bold=True
+        )

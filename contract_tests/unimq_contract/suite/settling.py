@@ -1,0 +1,313 @@
+"""Settle: A1 to A10."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+import unimq
+from unimq_contract.contract import Contract
+from unimq_contract.guarantees import guarantee, needs
+from unimq_contract.harness import Connections, Destinations, Harness, bodies, in_background, numbered
+
+SETTLEMENTS: dict[str, Callable[[unimq.Delivery], None]] = {
+    "ack": unimq.Delivery.ack,
+    "nack": unimq.Delivery.nack,
+    "reject": unimq.Delivery.reject,
+}
+
+
+class SettleContract(Contract):
+    @guarantee("A1", "L1", kills=("ack-dropped", "redelivers-acked", "acks-lost-at-close"))
+    def test_an_acked_message_never_comes_again(
+        self, connect: Connections, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        first = connect()
+        with first.producer(queue) as producer:
+            producer.send_many(numbered(10))
+        with first.consumer(queue) as consumer:
+            received = harness.receive(consumer, 10)
+            for delivery in received[:5]:
+                delivery.ack()
+            consumer.ack(received[5:])
+            consumer.settle()
+        first.close()
+        harness.is_empty(queue, connect())
+
+    @guarantee("A1", "L1", kills=("ack-dropped", "acks-lost-at-close"))
+    def test_a_clean_close_confirms_the_acks_before_it(
+        self, connect: Connections, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        first = connect()
+        with first.producer(queue) as producer:
+            producer.send_many(numbered(50))
+        with first.consumer(queue) as consumer:
+            consumer.ack(harness.receive(consumer, 50))
+        first.close()
+        harness.is_empty(queue, connect())
+
+    @guarantee("A2", "A5", kills=("cumulative-ack", "acked-at-delivery", "nack-acks"))
+    def test_only_what_was_acked_is_gone_after_a_restart_of_the_consumer(
+        self, connect: Connections, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        first = connect()
+        with first.producer(queue) as producer:
+            producer.send_many(numbered(5))
+        with first.consumer(queue) as consumer:
+            held = {delivery.body: delivery for delivery in harness.receive(consumer, 5)}
+            one, two, three, four, five = (held[body] for body in numbered(5))
+            four.ack()
+            one.ack()
+            five.nack()
+            two.ack()
+            assert three.attempt == 1
+        first.close()
+        second = connect()
+        with second.consumer(queue) as consumer:
+            back = harness.receive(consumer, 2)
+            assert bodies(back) == [b"00003", b"00005"]
+            consumer.ack(back)
+            harness.nothing_else(queue, second, consumer)
+
+    @guarantee("A2", kills=("cumulative-ack",))
+    def test_acking_the_last_leaves_the_others(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(5))
+        with broker.consumer(queue) as consumer:
+            held = harness.receive(consumer, 5)
+            held[-1].ack()
+            consumer.settle()
+        with broker.consumer(queue) as consumer:
+            back = harness.receive(consumer, 4)
+            assert bodies(back) == bodies(held[:-1])
+            consumer.ack(back)
+            harness.nothing_else(queue, broker, consumer)
+
+    @guarantee("A2", "L2")
+    def test_any_thread_may_ack_in_any_order(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(60))
+        with broker.consumer(queue) as consumer:
+            held = harness.receive(consumer, 60)
+
+            def acks(part: list[unimq.Delivery]) -> Callable[[], int]:
+                return lambda: len([delivery.ack() for delivery in reversed(part)])
+
+            workers = in_background(acks(held[start::3]) for start in range(3))
+            assert [worker.result(harness.bounds.within) for worker in workers] == [20, 20, 20]
+            consumer.settle()
+        harness.is_empty(queue, broker)
+
+    @guarantee("A3", "A7", "R1", kills=("nack-acks", "nack-only-at-restart", "attempt-stuck"))
+    def test_a_nacked_message_comes_again_with_the_next_attempt(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send(b"stubborn")
+            for attempt in (1, 2, 3, 4):
+                delivery = harness.receive_one(consumer)
+                assert (delivery.body, delivery.attempt) == (b"stubborn", attempt)
+                delivery.nack()
+            last = harness.receive_one(consumer)
+            assert last.attempt == 5
+            last.ack()
+            harness.nothing_else(queue, broker, consumer)
+
+    @guarantee("A3", "A2", kills=("nack-acks", "cumulative-ack", "nack-returns-all"))
+    def test_a_nack_brings_back_that_message_alone(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send_many(numbered(5))
+            held = {delivery.body: delivery for delivery in harness.receive(consumer, 5)}
+            held[b"00003"].nack()
+            again = harness.receive_one(consumer)
+            assert (again.body, again.attempt) == (b"00003", 2)
+            harness.nothing_else(queue, broker, consumer)
+            again.ack()
+            for body in (b"00001", b"00002", b"00004", b"00005"):
+                held[body].ack()
+        harness.is_empty(queue, broker)
+
+    @guarantee("A3", "A5", kills=("nack-acks", "nacks-lost-at-close"))
+    def test_a_nack_survives_a_close_right_after_it(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(3))
+        with broker.consumer(queue) as consumer:
+            for delivery in harness.receive(consumer, 3):
+                delivery.nack()
+        with broker.consumer(queue) as consumer:
+            back = harness.receive(consumer, 3)
+            assert bodies(back) == numbered(3)
+            consumer.ack(back)
+            harness.nothing_else(queue, broker, consumer)
+
+    @needs("nack_delay")
+    @guarantee("A3", "T2", kills=("nack-delay-ignored",))
+    def test_a_delayed_nack_comes_not_before_its_time(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        delay = harness.bounds.delay
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send(b"later")
+            delivery = harness.receive_one(consumer)
+            began = time.monotonic()
+            delivery.nack(delay=delay)
+            again = harness.receive_one(consumer)
+            took = time.monotonic() - began
+            assert (again.body, again.attempt) == (b"later", 2)
+            assert took >= delay - harness.bounds.tolerance
+            again.ack()
+
+    @guarantee("A4", kills=("reject-requeues",))
+    def test_a_rejected_message_is_dropped_where_no_dead_letters_are_kept(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
+    ) -> None:
+        queue = destinations.queue(dead_letter=False)
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send_many([b"bad", b"good"])
+            for delivery in harness.receive(consumer, 2):
+                if delivery.body == b"bad":
+                    delivery.reject()
+                else:
+                    delivery.ack()
+            consumer.settle()
+            harness.nothing_else(queue, broker, consumer)
+        harness.is_empty(queue, broker)
+
+    @guarantee("A5", "R1", kills=("acked-at-delivery",))
+    def test_what_a_closed_consumer_held_goes_to_the_next(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(8))
+        with broker.consumer(queue) as consumer:
+            # Some were received, others only fetched.
+            assert len(harness.receive(consumer, 3)) == 3
+        with broker.consumer(queue) as consumer:
+            back = harness.receive(consumer, 8)
+            assert bodies(back) == numbered(8)
+            consumer.ack(back)
+            harness.nothing_else(queue, broker, consumer)
+
+    @guarantee("A5", "L1", kills=("acked-at-delivery",))
+    def test_what_a_closed_connection_held_goes_to_the_next(
+        self, connect: Connections, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        first, second = connect(), connect()
+        with first.producer(queue) as producer:
+            producer.send_many(numbered(3))
+        harness.receive(first.consumer(queue), 3)
+        first.close()
+        with second.consumer(queue) as consumer:
+            back = harness.receive(consumer, 3)
+            assert bodies(back) == numbered(3)
+            consumer.ack(back)
+
+    @pytest.mark.parametrize("second", SETTLEMENTS)
+    @pytest.mark.parametrize("first", SETTLEMENTS)
+    @guarantee("A6", kills=("second-settlement-accepted",))
+    def test_the_first_settlement_stands(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness, first: str, second: str
+    ) -> None:
+        queue = destinations.queue(dead_letter=False)
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send_many([b"twice", b"bystander"])
+            held = {delivery.body: delivery for delivery in harness.receive(consumer, 2)}
+            SETTLEMENTS[first](held[b"twice"])
+            with pytest.raises(unimq.AlreadySettled, match=held[b"twice"].id):
+                SETTLEMENTS[second](held[b"twice"])
+            if first == "nack":
+                again = harness.receive_one(consumer)
+                assert (again.body, again.attempt) == (b"twice", 2)
+                again.ack()
+            consumer.settle()
+            harness.nothing_else(queue, broker, consumer)
+        # The bystander was touched by neither of them, and the consumer went on.
+        with broker.consumer(queue) as consumer:
+            delivery = harness.receive_one(consumer)
+            assert delivery.body == b"bystander"
+            delivery.ack()
+
+    @pytest.mark.parametrize("late", SETTLEMENTS)
+    @guarantee("A6", "A5", kills=("stale-settlement-accepted",))
+    def test_a_stale_settlement_touches_nothing(
+        self, connect: Connections, destinations: Destinations, harness: Harness, late: str
+    ) -> None:
+        queue = destinations.queue(dead_letter=False)
+        broker = connect()
+        with broker.producer(queue) as producer:
+            producer.send(b"mine")
+        with broker.consumer(queue) as consumer:
+            stale = harness.receive_one(consumer)
+        with broker.consumer(queue) as consumer:
+            fresh = harness.receive_one(consumer)
+            with pytest.raises(unimq.LeaseLost, match=stale.id):
+                SETTLEMENTS[late](stale)
+            harness.nothing_else(queue, broker, consumer)
+        # Not acked by the stale one: it is still there, for whoever comes next.
+        with broker.consumer(queue) as consumer:
+            again = harness.receive_one(consumer)
+            assert (fresh.body, again.body) == (b"mine", b"mine")
+            again.ack()
+
+    @needs("lease")
+    @guarantee("A5", "A6", "A7", kills=("stale-settlement-accepted",))
+    def test_a_message_returns_when_its_lease_is_over(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
+    ) -> None:
+        queue = destinations.queue(lease=harness.bounds.delay)
+        with broker.producer(queue) as producer:
+            producer.send(b"slow")
+        with broker.consumer(queue) as sleeper:
+            began = time.monotonic()
+            stale = harness.receive_one(sleeper)
+            again = harness.receive_one(sleeper)
+            assert time.monotonic() - began >= harness.bounds.delay - harness.bounds.tolerance
+            assert (again.body, again.attempt) == (b"slow", 2)
+            with pytest.raises(unimq.LeaseLost):
+                stale.ack()
+            again.ack()
+            harness.nothing_else(queue, broker, sleeper)
+
+    @needs("lease", "extend")
+    @guarantee("A10", kills=("extend-ignored",))
+    def test_an_extended_lease_keeps_the_message(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
+    ) -> None:
+        lease = harness.bounds.delay * 2
+        queue = destinations.queue(lease=lease)
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send(b"long work")
+            delivery = harness.receive_one(consumer)
+            until = time.monotonic() + lease * 2
+            while (left := until - time.monotonic()) > 0:
+                delivery.extend(lease)
+                assert consumer.receive(timeout=min(left, lease / 4)) == []
+            delivery.ack()
+            consumer.settle()
+        harness.is_empty(queue, broker)
+
+    @guarantee("A7", "A9", "L1", kills=("shutdown-counts",))
+    def test_closing_consumers_does_not_wear_a_message_out(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
+    ) -> None:
+        """More closes than `max_deliveries`: the message is alive, or the backend declares that they count."""
+        counts = harness.capabilities.shutdown_counts
+        queue = destinations.queue(max_deliveries=4)
+        with broker.producer(queue) as producer:
+            producer.send(b"patient")
+        for close in range(3 if counts else 6):
+            with broker.consumer(queue) as consumer:
+                delivery = harness.receive_one(consumer)
+                assert delivery.body == b"patient"
+                assert delivery.attempt == (close + 1 if counts else 1)
+        with broker.consumer(queue) as consumer:
+            delivery = harness.receive_one(consumer)
+            assert delivery.body == b"patient"
+            delivery.ack()
+            harness.nothing_else(queue, broker, consumer)
