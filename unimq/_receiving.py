@@ -174,10 +174,17 @@ class ConsumerCore:
         """Ack many at once; if some are not held any more, the others are acked before the error is raised."""
         mine: list[Delivery] = []
         error: UnimqError | None = None
+        remove = self.held.remove
         for delivery in deliveries:
             try:
-                self._release(delivery)
-            except (AlreadySettled, LeaseLost) as refused:
+                if delivery.lease_until:
+                    self._release(delivery)
+                else:
+                    try:
+                        remove(delivery)
+                    except KeyError:
+                        raise self._refusal(delivery) from None
+            except (AlreadySettled, LeaseLost, Closed) as refused:
                 error = error or refused
             else:
                 mine.append(delivery)

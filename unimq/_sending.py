@@ -347,10 +347,17 @@ class ManySends:
     def __init__(self, core: ProducerCore, messages: Iterable[Message | bytes], deadline: float) -> None:
         self.core = core
         self.entries: list[Outgoing] = []
+        self.all_good = True
+        only_bytes_matter = core.queue_ttl is None
         for message in messages:
             try:
-                entry = core.entry(prepare(message), deadline)
+                if type(message) is bytes and only_bytes_matter:
+                    # What `entry` comes to for bare bytes, without its call.
+                    entry = Outgoing(prepare(message), deadline, len(message))
+                else:
+                    entry = core.entry(prepare(message), deadline)
             except UnimqError as error:
+                self.all_good = False
                 given = message.id if isinstance(message, Message) else ""
                 entry = Outgoing(Message(b"", id=given), deadline, 0, error=error, done=True)
             self.entries.append(entry)
@@ -359,6 +366,14 @@ class ManySends:
         """Yield parts with their size in bytes, none of which exceeds the window if that can be avoided."""
         most = min(self.core.window, _LARGEST_PART)
         most_bytes = self.core.window_bytes
+        if (
+            self.all_good
+            and len(self.entries) <= most
+            and (total := sum([entry.size for entry in self.entries])) <= most_bytes
+        ):
+            if self.entries:
+                yield self.entries, total
+            return
         part: list[Outgoing] = []
         size = 0
         for entry in self.entries:
@@ -374,16 +389,16 @@ class ManySends:
 
     def finish(self, *, return_errors: bool) -> list[Receipt | UnimqError]:
         """Return one outcome per message, in order; raise if there are errors and they are not to be returned."""
+        if all(entry.done and entry.error is None for entry in self.entries):
+            return [Receipt(entry.message.id, entry.position) for entry in self.entries]
         outcomes: list[Receipt | UnimqError] = []
-        failed = False
         for entry in self.entries:
-            if entry.error is None and entry.done:
+            if entry.done and entry.error is None:
                 outcomes.append(Receipt(entry.message.id, entry.position))
             else:
-                failed = True
                 error = entry.error or self.core.overdue(entry)
                 outcomes.append(name_message(error, entry.message.id))
-        if failed and not return_errors:
+        if not return_errors:
             raise combined(outcomes, f"{len(outcomes)} messages")
         return outcomes
 

@@ -122,26 +122,33 @@ class MemoryQueue:
             self.receivers.append(self.receivers.pop(0))
 
     def _deliver(self, receiver: MemoryReceiver, most: int) -> None:
-        ready, held, sink = self.ready, receiver.held, receiver.sink
+        ready, held, sink, ordered = self.ready, receiver.held, receiver.sink, self.ordered
         lease_until = time.monotonic() + self.lease if self.lease else 0.0
         batch: list[Delivery] = []
-        while ready and len(batch) < most:
+        while ready and most:
             stored = ready.popleft()
-            key = stored.message.key
-            if self.ordered and key is not None:
-                if key in self.busy:
-                    self.lanes.setdefault(key, deque()).append(stored)
-                    continue
-                self.busy.add(key)
-            stored.attempts += 1
-            delivery = Delivery(stored.message, stored.attempts, stored, sink, None, lease_until)
-            stored.current = delivery
+            if ordered and not self._takes_key(stored):
+                continue
+            most -= 1
+            stored.attempts = attempt = stored.attempts + 1
+            stored.current = delivery = Delivery(stored.message, attempt, stored, sink, None, lease_until)
             held[stored] = lease_until
             batch.append(delivery)
         if batch:
             if lease_until:
                 self.store.wake_at(lease_until)
             sink.deliver(batch)
+
+    def _takes_key(self, stored: Stored) -> bool:
+        """Make the key of a message busy; if it is already, put the message into the lane of its key (O1)."""
+        key = stored.message.key
+        if key is None:
+            return True
+        if key in self.busy:
+            self.lanes.setdefault(key, deque()).append(stored)
+            return False
+        self.busy.add(key)
+        return True
 
     # Coming back.
 
