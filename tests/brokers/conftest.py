@@ -21,17 +21,29 @@ def bare_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tap_or_skip(bare_ladder: None) -> Iterator[Callable[[Callable[[], RunningTap]], RunningTap]]:
-    """Start a broker and stop it after the test; skip where it is not installed, unless CI says that it must be."""
+def skip_if_missing() -> Callable[[str], None]:
+    """Skip for an error that says what is not installed, unless CI says that it must be; other errors are failures."""
+
+    def judge(error: str) -> None:
+        if not REQUIRED and "Run: make brokers" in error:
+            pytest.skip(error)
+
+    return judge
+
+
+@pytest.fixture
+def tap_or_skip(
+    bare_ladder: None, skip_if_missing: Callable[[str], None]
+) -> Iterator[Callable[[Callable[[], RunningTap]], RunningTap]]:
+    """Start a broker and stop it after the test."""
     with contextlib.ExitStack() as started:
 
         def take(start: Callable[[], RunningTap]) -> RunningTap:
             try:
                 return started.enter_context(start())
             except BrokerUnavailable as error:
-                if REQUIRED or "Run: make brokers" not in error.how_to_get_it:
-                    raise
-                pytest.skip(str(error))
+                skip_if_missing(str(error))
+                raise
 
         yield take
 

@@ -62,6 +62,15 @@ def test_a_given_url_is_used_and_its_broker_is_not_ours(amqp_port: int, monkeypa
                 fault()
 
 
+def test_one_answering_node_of_a_given_cluster_suffices(amqp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        dead = held.getsockname()[1]
+    monkeypatch.setenv("UNIMQ_TEST_RABBITMQ_URL", f"amqp://me:hidden@127.0.0.1:{dead},127.0.0.1:{amqp_port}/")
+    tap = start("rabbitmq").tap
+    assert tap.version == "9.8.7"
+    assert tap.nodes == (f"127.0.0.1:{dead}", f"127.0.0.1:{amqp_port}")
+
+
 def test_a_given_url_that_does_not_answer_is_not_replaced_by_another_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]

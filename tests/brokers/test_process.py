@@ -71,9 +71,12 @@ def test_a_broker_goes_through_all_faults_and_leaves_nothing(session_members: Ca
     assert "ending" in broker.log()
     folder = broker.folder.path
     assert f"-{os.getpid()}-" in folder.name
+    process = broker.nodes[0].process
+    assert process is not None
     broker.suspend(0)
     broker.stop()
     broker.stop()
+    assert process.returncode == 0  # woken up to end by itself, not killed after the time of grace
     assert not tcp_answers("127.0.0.1", port)
     assert not session_members(broker.pids[0])
     assert not folder.exists()

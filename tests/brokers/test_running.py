@@ -73,7 +73,9 @@ def test_settings_reach_the_broker(tap_or_skip: Take) -> None:
 
 
 @contextmanager
-def started_by_command(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
+def started_by_command(
+    skip_if_missing: Callable[[str], None], *arguments: str
+) -> Generator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
     """A program that holds a broker, and what it says about it."""
     command = [sys.executable, "-m", "unimq_contract.brokers", "start", "--json", *arguments]
     with subprocess.Popen(
@@ -84,7 +86,9 @@ def started_by_command(*arguments: str) -> Generator[tuple["subprocess.Popen[str
             line = owner.stdout.readline()
             if not line:
                 assert owner.stderr is not None
-                pytest.skip(owner.stderr.read())
+                error = owner.stderr.read()
+                skip_if_missing(error)
+                pytest.fail(error)
             yield owner, json.loads(line)
         finally:
             owner.kill()
@@ -112,9 +116,12 @@ def await_exit(pid: int) -> None:
 )
 @pytest.mark.usefixtures("bare_ladder")
 def test_kill_9_of_the_owner_leaves_no_process(
-    arguments: tuple[str, ...], session_members: Members, listens: Listens
+    arguments: tuple[str, ...],
+    skip_if_missing: Callable[[str], None],
+    session_members: Members,
+    listens: Listens,
 ) -> None:
-    with started_by_command(*arguments) as (owner, tap):
+    with started_by_command(skip_if_missing, *arguments) as (owner, tap):
         members = session_members(tap["pid"])
         assert tap["pid"] in members
         owner.kill()
@@ -127,9 +134,11 @@ def test_kill_9_of_the_owner_leaves_no_process(
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGINT", "end of input"])
 @pytest.mark.usefixtures("bare_ladder")
-def test_the_command_ends_in_good_order(ending: str, session_members: Members, listens: Listens) -> None:
+def test_the_command_ends_in_good_order(
+    ending: str, skip_if_missing: Callable[[str], None], session_members: Members, listens: Listens
+) -> None:
     option = ("--until-eof",) if ending == "end of input" else ()
-    with started_by_command("sqs", *option) as (owner, tap):
+    with started_by_command(skip_if_missing, "sqs", "--rung", "emulator", *option) as (owner, tap):
         if option:
             assert owner.stdin is not None
             owner.stdin.close()

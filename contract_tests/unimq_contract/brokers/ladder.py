@@ -12,11 +12,11 @@ from .wire import amqp_version, kafka_answers, sqs_answers, tcp_answers
 
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 LOWEST = "UNIMQ_TAP_LOWEST"
-_DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "kafka": 9092, "sqs+http": 80}
+_DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "kafka": 9092, "sqs": 443, "sqs+http": 80}
 _SCHEMES: dict[Backend, tuple[str, ...]] = {
     "rabbitmq": ("amqp", "amqps"),
-    "kafka": ("kafka", "kafkas", "kafka+ssl"),
-    "sqs": ("sqs", "sqs+http", "sqs+https"),
+    "kafka": ("kafka",),
+    "sqs": ("sqs", "sqs+http"),
 }
 # A missing rung: nobody publishes SQS, and the real RabbitMQ and Kafka start so fast that no emulator is needed.
 _RUNGS_OF: dict[Backend, tuple[Rung, ...]] = {
@@ -152,18 +152,19 @@ def _from_url(backend: Backend, wish: Wish) -> RunningTap:
     url = os.environ.get(variable, "")
     if not url:
         raise BrokerUnavailable("a given URL", f"{variable} is not set", f"Set {variable}.")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise BrokerUnavailable(f"the broker in {variable}", f"not a URL: {error}", f"Correct {variable}.") from None
+    parts = urlsplit(url)
     if parts.scheme not in _SCHEMES[backend]:
         raise BrokerUnavailable(
             f"the broker in {variable}",
             f"{parts.scheme or 'no scheme'!r} is not a scheme of {backend}",
             f"It is one of: {', '.join(_SCHEMES[backend])}.",
         )
-    version = _version_at(parts, port)
+    nodes = tuple(filter(None, parts.netloc.rpartition("@")[2].split(",")))
+    try:
+        addresses = [(node.hostname or "", node.port or _DEFAULT_PORTS[parts.scheme]) for node in map(_address, nodes)]
+    except ValueError as error:
+        raise BrokerUnavailable(f"the broker in {variable}", f"not a URL: {error}", f"Correct {variable}.") from None
+    version = _version_at(parts.scheme, addresses)
     if version is None:
         raise BrokerUnavailable(
             f"the broker in {variable}",
@@ -180,24 +181,24 @@ def _from_url(backend: Backend, wish: Wish) -> RunningTap:
             how=f"given in {variable}",
             label=label,
             rung="url",
-            nodes=(parts.netloc.rpartition("@")[2],),
+            nodes=nodes,
         ),
         None,
     )
 
 
-def _version_at(parts: SplitResult, port: int | None) -> str | None:
-    """Version of what answers there, "unknown" if the protocol does not tell, None if nothing answers."""
-    host = parts.hostname
-    at = port or _DEFAULT_PORTS.get(parts.scheme)
-    if host is None or at is None:
+def _address(node: str) -> SplitResult:
+    return urlsplit(f"//{node}")
+
+
+def _version_at(scheme: str, addresses: list[tuple[str, int]]) -> str | None:
+    """Version of the first node that answers, "unknown" if the protocol does not tell, None if none answers."""
+    if not addresses:
         return "unknown"  # real AWS has no address in its URL
-    if parts.scheme == "amqp":
-        return amqp_version(host, at)
-    answers: Callable[[str, int], bool] = {"kafka": kafka_answers, "sqs+http": sqs_answers}.get(
-        parts.scheme, tcp_answers
-    )
-    return "unknown" if answers(host, at) else None
+    if scheme == "amqp":
+        return next(filter(None, (amqp_version(host, port) for host, port in addresses)), None)
+    answers: Callable[[str, int], bool] = {"kafka": kafka_answers, "sqs+http": sqs_answers}.get(scheme, tcp_answers)
+    return "unknown" if any(answers(host, port) for host, port in addresses) else None
 
 
 def _from_docker(backend: Backend, wish: Wish) -> RunningTap:

@@ -184,11 +184,12 @@ class PrivateBroker:
     """
 
     def __init__(self, what: str, *, timeout: float) -> None:
+        """``what`` is product and version, such as "Apache Kafka 4.3.1"; ``timeout`` (seconds) bounds each start."""
         find_program(
             "setpriv", "a broker must die with the program that started it", "It is part of util-linux (Linux)."
         )
         self.what = what
-        self.folder = WorkFolder(what.partition(" ")[0].lower())
+        self.folder = WorkFolder(what.split()[-2].lower())
         self.nodes: list[Node] = []
         self._timeout = timeout
         self._keeper = _Keeper(f"unimq-tap {self.folder.path.name}")

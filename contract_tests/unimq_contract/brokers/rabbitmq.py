@@ -75,7 +75,7 @@ def find(generation: str | None = None) -> Installation:
                 return Installation(version, str(server).removeprefix(str(root or "")), root)
             why = obstacle
             how = "Install the package instead (as root: apt-get install rabbitmq-server), or allow user namespaces."
-    raise BrokerUnavailable(f"RabbitMQ{option}", why, how)
+    raise BrokerUnavailable(f"RabbitMQ {generation}" if generation else "RabbitMQ", why, how)
 
 
 def _version_of(server: Path) -> str:
