@@ -5,8 +5,8 @@ testcontainers is imported only when a Docker engine answers.
 
 Environment: UNIMQ_TEST_RABBITMQ_URL, UNIMQ_TEST_KAFKA_URL, UNIMQ_TEST_SQS_URL give a broker; UNIMQ_TAP_LOWEST names the
 lowest rung accepted; UNIMQ_BROKERS_HOME is where brokers are installed; UNIMQ_TAP_KEEP=1 keeps a stopped broker's
-folder; UNIMQ_TAP_PULL=1 allows Docker to pull, UNIMQ_TAP_IMAGE_KAFKA and the like name other images; UNIMQ_TAP_DEBIAN_MIRROR
-replaces apt's mirror.
+folder; UNIMQ_TAP_PULL=1 allows Docker to pull, UNIMQ_TAP_IMAGE_KAFKA and the like name other images;
+UNIMQ_TAP_DEBIAN_MIRROR replaces apt's mirror.
 """
 
 import sys
