@@ -26,7 +26,8 @@ from unimq._errors import (
     Unroutable,
     Unsupported,
 )
-from unimq._message import Message, Receipt
+from unimq._message import Message
+from unimq._receipt import Receipt
 from unimq._sync import Broker, Consumer, Producer, connect
 
 if TYPE_CHECKING:

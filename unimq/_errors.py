@@ -23,12 +23,10 @@
 The error of the client library is the ``__cause__``. ``retryable`` says whether doing the same again can help.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from unimq._message import Receipt
+from unimq._receipt import Receipt
 
 
 class UnimqError(Exception):
@@ -89,7 +87,7 @@ class _SendFailed(UnimqError):
     """
 
     def __init__(
-        self, *args: object, message_id: str = "", outcomes: "Sequence[Receipt | UnimqError] | None" = None
+        self, *args: object, message_id: str = "", outcomes: Sequence[Receipt | UnimqError] | None = None
     ) -> None:
         super().__init__(*args)
         self.message_id = message_id

@@ -46,14 +46,6 @@ class Message(msgspec.Struct, eq=False):
     """Unix time in seconds after which it is no longer delivered (T1). Set by the library."""
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What a confirmed send returns (S1)."""
-
-    message_id: str
-    position: object = None
-    """The backend's own position: partition and offset on Kafka, the message id on SQS, else ``None``."""
-
-
 class _MessageIds:
     """Unique ids: 64 random bits for this process, then a counter (a fifteenth of the cost of a `uuid4`)."""
 

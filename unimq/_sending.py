@@ -4,24 +4,19 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
-
-import msgspec
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 from unimq._capabilities import Capabilities
 from unimq._destinations import Queue, Target
 from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError, Unsupported
-from unimq._message import NO_HEADERS, Message, Receipt, prepare
+from unimq._message import NO_HEADERS, Message, prepare
+from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
+from unimq._receipt import Receipt
 from unimq._waiting import Waiters, Wake
-
-if TYPE_CHECKING:
-    from unimq.adapter import Sender
+from unimq.adapter import Sender
 
 log = logging.getLogger("unimq")
-
-Outcome = Receipt | UnimqError
-OnOutcome = Callable[[Outcome], None]
 
 GRACE = 5.0
 """Seconds that a caller waits past a send's deadline for the driver to say which of the two it was (S2)."""
@@ -30,51 +25,6 @@ _LARGEST_PART = 1000
 """Messages that `send_many` hands to the driver at once."""
 _KEPT_FAILURES = 1000
 """Failures of enqueued messages that are kept for the next `flush`; further ones are counted only."""
-
-
-class PipelinedGroup:
-    """The enqueued messages between two flushes. Guarded by the lock of the `ProducerCore`."""
-
-    __slots__ = ("failures", "finished", "remaining", "unkept_failures")
-
-    def __init__(self) -> None:
-        self.remaining = 0
-        self.finished = Waiters()
-        self.failures: list[UnimqError] = []
-        self.unkept_failures = 0
-
-    def is_finished(self) -> Literal[True] | None:
-        """Attempt for the fronts: true once every outcome is there."""
-        return True if self.remaining == 0 else None
-
-
-class Outgoing(msgspec.Struct, eq=False):
-    """One message on its way to the broker: what a driver sends, and where it leaves the position."""
-
-    message: Message
-    deadline: float
-    """`time.monotonic` until which the driver may retry; then the outcome is `SendUnknown` (S2)."""
-    size: int
-    """Bytes that it counts in the window."""
-    group: PipelinedGroup | None = None
-    """Set for an enqueued message."""
-    on_outcome: OnOutcome | None = None
-    position: object = None
-    """The backend's own position, set by the driver before it reports the entry as stored."""
-    error: UnimqError | None = None
-    done: bool = False
-    """Set under the lock of the `ProducerCore`, after `error` and `position`."""
-    wake: Wake | None = None
-    """Wake-up of the caller that waits for this outcome."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """The receipt or the error, once `done`."""
-        return self.error if self.error is not None else Receipt(self.message.id, self.position)
-
-    def is_done(self) -> Literal[True] | None:
-        """Attempt for the fronts."""
-        return True if self.done else None
 
 
 class OutcomeWaiters:
@@ -170,7 +120,7 @@ class ProducerCore:
                     "a shorter delay, and send again when it is over",
                 )
 
-    def use(self, sender: "Sender") -> None:
+    def use(self, sender: Sender) -> None:
         """Send by this sender from now on."""
         self.sender = sender
         self.is_immediate = self.admits_freely = sender.is_immediate

@@ -18,9 +18,11 @@ from unimq._capabilities import Capabilities, Stats
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
-from unimq._message import Headers, Message, Receipt, compose
+from unimq._message import Headers, Message, compose
+from unimq._outgoing import OnOutcome, Outgoing
+from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OnOutcome, OutcomeWaiters, Outgoing, ProducerCore, combined, name_message
+from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, combined, name_message
 from unimq._waiting import block_until
 
 

@@ -28,7 +28,7 @@ from unimq._destinations import Queue, Source, Subscription, Target, Topic, queu
 from unimq._errors import UnimqError
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
-from unimq._sending import Outgoing
+from unimq._outgoing import Outgoing
 from unimq._url import BrokerURL
 
 __all__ = [
