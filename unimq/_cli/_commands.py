@@ -1,0 +1,380 @@
+"""The commands, as the parser sees them. Importing this needs the extra ``cli``; it loads no client library."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from unimq._capabilities import Capabilities, Feature
+from unimq._cli import _messages, _tap
+from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
+from unimq._destinations import Queue, Subscription, Topic, count, seconds
+from unimq._errors import ConfigError
+from unimq._message import Message, prepare
+from unimq._sync import Broker, connect
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+URL = Annotated[str | None, Parameter(help="Broker, for example amqp://user:password@host:5672/; else UNIMQ_URL.")]
+JSON = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON, one document per line.")]
+OfTopic = Annotated[str | None, Parameter(help="The subscription of this name; then SOURCE is the topic.")]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("unimq")
+
+
+app = App(
+    name="unimq",
+    help="One interface for Amazon SQS, Apache Kafka, RabbitMQ and memory.",
+    help_epilogue="Exit codes: 0 done, 1 error of unimq or the broker, 2 wrong use, 128 + number for a signal.",
+    help_format="plaintext",
+    version=_version,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    print_error=False,
+    exit_on_error=False,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        result: object = app(arguments)
+    except CycloptsError as error:
+        return fail(_without_urls(str(error), arguments), code=2)
+    return result if isinstance(result, int) else 0
+
+
+def _without_urls(text: str, arguments: Sequence[str]) -> str:
+    """Hide what follows the scheme of any URL among the arguments: an argument in the wrong place is shown."""
+    for argument in arguments:
+        _, separator, rest = argument.partition("://")
+        if separator and rest:
+            # The parser quotes some arguments as they are and some as Python would.
+            for shown in (rest, repr(rest)[1:-1]):
+                text = text.replace(f"://{shown}", "://***")
+    return text
+
+
+def _url(given: str | None) -> str:
+    url = given or os.environ.get("UNIMQ_URL")
+    if not url:
+        raise ConfigError("no broker URL: give --url URL or set UNIMQ_URL, for example amqp://localhost/")
+    return url
+
+
+def _connect(url: str | None) -> Broker:
+    return connect(_url(url))
+
+
+def _source(name: str, subscription: str | None = None) -> Queue | Subscription:
+    """Return the source of this name; ``events--audit`` is subscription ``audit`` of topic ``events``."""
+    if subscription is not None:
+        return Topic(name).subscription(subscription)
+    queue = Queue(name)
+    if queue.is_of_subscription:
+        topic, _, subscription = name.partition("--")
+        return Topic(topic).subscription(subscription)
+    return queue
+
+
+def _confirm(what: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{what} cannot be undone, and there is nobody to ask: give --yes")
+    print(f"{what} cannot be undone. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise KeyboardInterrupt
+
+
+@app.command
+def up(
+    backend: Literal["rabbitmq", "kafka", "sqs"],
+    /,
+    *command: str,
+    flavour: str | None = None,
+    generation: str | None = None,
+    install: Flag = False,
+    json: JSON = False,
+) -> int:
+    """Start a private broker for a command, or until Ctrl-C.
+
+    With -- COMMAND: runs it with UNIMQ_URL set, stops the broker, exits with the command's code. A broker that runs
+    already is used when UNIMQ_TEST_RABBITMQ_URL, UNIMQ_TEST_KAFKA_URL or UNIMQ_TEST_SQS_URL names it.
+
+    Args:
+        backend: Which broker.
+        command: Program and arguments, after --.
+        flavour: SQS: ministack or elasticmq.
+        generation: RabbitMQ: 3, 4 or newest.
+        install: First fetch what is missing.
+        json: Print the description of the broker as JSON.
+    """
+    return _tap.up(backend, command, flavour=flavour, generation=generation, install=install, json=json)
+
+
+@app.command
+def send(
+    destination: str,
+    body: str | None = None,
+    /,
+    *,
+    file: Path | None = None,
+    lines: Flag = False,
+    topic: Flag = False,
+    key: str | None = None,
+    header: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, metavar="NAME=VALUE")] = (),
+    content_type: str | None = None,
+    delay: float = 0.0,
+    ttl: float | None = None,
+    timeout: float = 30.0,
+    url: URL = None,
+    json: JSON = False,
+) -> int:
+    """Send BODY, a file, or the lines of standard input, and print the receipts.
+
+    A receipt is the message id, and the broker's own position if it has one; it means that the message is stored.
+
+    Args:
+        destination: Queue (or topic, with --topic).
+        body: The message. Without it, and without --file, each line of standard input is one.
+        file: The content of this file is the message; - is standard input.
+        lines: With --file: each line is one message.
+        topic: The destination is a topic.
+        key: Messages of one key keep their order where the destination has ordering by key.
+        header: A header; repeatable.
+        content_type: Content type of the body.
+        delay: Seconds before which it is not delivered.
+        ttl: Seconds after which it is not delivered any more.
+        timeout: Seconds within which each send is confirmed or fails.
+    """
+    # Checked before any broker is asked; every message is checked again with its body.
+    template = Message(b"", key, _messages.headers_of(header), "", content_type, delay=delay, ttl=ttl)
+    prepare(template)
+    seconds(timeout, "--timeout")
+    given = _messages.Input(body, file, lines=lines)
+    target = Topic(destination) if topic else Queue(destination)
+    try:
+        with _connect(url) as broker:
+            return _messages.send(broker, target, given, template, timeout=timeout, json=json)
+    finally:
+        given.close()
+
+
+@app.command
+def receive(
+    source: str,
+    /,
+    *,
+    subscription: OfTopic = None,
+    limit: Annotated[int | None, Parameter(name="--max")] = None,
+    timeout: float | None = None,
+    peek: Flag = False,
+    url: URL = None,
+    json: JSON = False,
+) -> None:
+    """Print messages, one per line, and ack each after it was printed.
+
+    What was fetched and not printed, because the reader of the output or this command ended, returns to the queue.
+
+    Args:
+        source: Queue; TOPIC--NAME is a subscription.
+        limit: End after this many messages; with --peek at most 100 by default.
+        timeout: End when no message came for so many seconds; with --peek 5 by default, else never.
+        peek: Ack nothing: all messages return when the command ends. Brokers may count that as a delivery.
+    """
+    wanted = _source(source, subscription)
+    if limit is not None:
+        count(limit, "--max")
+    if timeout is not None:
+        seconds(timeout, "--timeout", zero=True)
+    with _connect(url) as broker:
+        _messages.receive(broker, wanted, limit=limit, timeout=timeout, peek=peek, json=json)
+
+
+@app.command
+def stats(*sources: str, subscription: OfTopic = None, url: URL = None, json: JSON = False) -> None:
+    """Print how many messages wait, are in flight, delayed or dead.
+
+    Args:
+        sources: Queues; TOPIC--NAME is a subscription.
+    """
+    wanted = [_source(name, subscription) for name in _some(sources)]
+    with _connect(url) as broker:
+        found = [broker.stats(source) for source in wanted]
+    names = [field.name for field in fields(found[0])]
+    named = [(_messages.name_of(source), stats) for source, stats in zip(wanted, found, strict=True)]
+    if json:
+        for name, stats in named:
+            write_json({"source": name, **{field: getattr(stats, field) for field in names}})
+    else:
+        write_table(
+            ("source", *names), [(name, *(_cell(getattr(stats, field)) for field in names)) for name, stats in named]
+        )
+
+
+@app.command
+def purge(*sources: str, subscription: OfTopic = None, yes: Flag = False, url: URL = None, json: JSON = False) -> None:
+    """Drop all waiting messages.
+
+    Args:
+        sources: Queues; TOPIC--NAME is a subscription.
+        yes: Do not ask.
+    """
+    wanted = [_source(name, subscription) for name in _some(sources)]
+    _confirm(f"dropping all messages of {', '.join(map(_messages.name_of, wanted))}", yes=yes)
+    with _connect(url) as broker:
+        for source in wanted:
+            dropped, name = broker.purge(source), _messages.name_of(source)
+            if json:
+                write_json({"source": name, "dropped": dropped})
+            else:
+                write_line(f"{name}: {'all' if dropped is None else dropped} messages dropped".encode())
+
+
+@app.command
+def declare(
+    name: str,
+    /,
+    *,
+    topic: Flag = False,
+    subscription: OfTopic = None,
+    ordering: Literal["none", "key"] = "none",
+    ttl: float | None = None,
+    lease: float | None = None,
+    max_length: int | None = None,
+    overflow: Literal["reject", "drop_oldest"] = "reject",
+    max_deliveries: int | None = None,
+    dead_letter: bool = True,
+    url: URL = None,
+) -> None:
+    """Create a queue, topic or subscription with its policies; an existing one must have the same.
+
+    Args:
+        name: Queue (or topic, with --topic or --subscription).
+        topic: Declare a topic.
+        ordering: key delivers the messages of one key in the order in which they were sent.
+        ttl: Seconds after which an undelivered message expires.
+        lease: Seconds after which an unsettled delivery returns.
+        max_length: Messages that it holds.
+        overflow: What happens beyond: the sender gets an error, or the oldest message is dropped.
+        max_deliveries: The failure of this delivery dead-letters the message.
+        dead_letter: Rejected and exhausted messages go to NAME-dead; otherwise they are dropped.
+    """
+    destination: Queue | Topic | Subscription
+    # A queue that ends in -dead has no dead letters of its own unless somebody insists.
+    keep = None if dead_letter else False
+    if topic and subscription is None:
+        policies = {"--ttl": ttl, "--lease": lease, "--max-length": max_length, "--max-deliveries": max_deliveries}
+        given = [option for option, value in policies.items() if value is not None]
+        if given:
+            raise UsageError(f"{given[0]} is a policy of queues and subscriptions, not of topics")
+        destination = Topic(name, ordering=ordering)
+    elif subscription is not None:
+        destination = Topic(name, ordering=ordering).subscription(
+            subscription,
+            ttl=ttl,
+            lease=lease,
+            max_length=max_length,
+            overflow=overflow,
+            max_deliveries=max_deliveries,
+            dead_letter=keep,
+        )
+    else:
+        destination = Queue(
+            name,
+            ordering=ordering,
+            ttl=ttl,
+            lease=lease,
+            max_length=max_length,
+            overflow=overflow,
+            max_deliveries=max_deliveries,
+            dead_letter=keep,
+        )
+    with _connect(url) as broker:
+        broker.declare(destination)
+
+
+@app.command
+def delete(*names: str, topic: Flag = False, yes: Flag = False, url: URL = None) -> None:
+    """Delete queues, topics or subscriptions with their messages, but not their dead-letter queues.
+
+    Args:
+        names: Queues (or topics, with --topic); TOPIC--NAME is a subscription.
+        topic: The names are of topics.
+        yes: Do not ask.
+    """
+    destinations = [Topic(name) if topic else _source(name) for name in _some(names)]
+    _confirm(f"deleting {', '.join(names)}", yes=yes)
+    with _connect(url) as broker:
+        broker.delete(*destinations)
+
+
+@app.command
+def capabilities(url: URL = None, /, *, json: JSON = False) -> None:
+    """Print what a broker can do, with reasons and limits.
+
+    Args:
+        url: Broker; else UNIMQ_URL.
+    """
+    with _connect(url) as broker:
+        found = broker.capabilities
+    if json:
+        write_json(found)
+        return
+    features = list(found.features())
+    write_table(
+        ("feature", "support", "note", "use instead"),
+        [(name, feature.support.value, feature.note, feature.alternative) for name, feature in features],
+        title=_title(found),
+    )
+    others = [field.name for field in fields(found) if not isinstance(getattr(found, field.name), Feature)]
+    write_table(
+        ("limit", "value"),
+        [(name, _cell(getattr(found, name)) or "none") for name in others if name not in _IN_TITLE],
+    )
+
+
+_IN_TITLE = {"backend", "broker_version", "client_version", "emulator"}
+
+
+def _title(found: Capabilities) -> str:
+    client = f"client {found.client_version}" if found.client_version else ""
+    emulator = f"emulator {found.emulator}" if found.emulator else ""
+    return " · ".join(filter(None, (f"{found.backend} {found.broker_version}".strip(), client, emulator)))
+
+
+@app.command
+def verify(url: URL = None, /, *pytest_options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run the contract suite against a broker; exits with pytest's code.
+
+    Args:
+        url: Broker; else UNIMQ_URL.
+        pytest_options: Options for pytest, after --.
+    """
+    wanted = _url(url)
+    # A wrong URL is told by one line, not by the failure of every test.
+    connect(wanted).close()
+    return _tap.verify(wanted, pytest_options)
+
+
+def _some(names: Sequence[str]) -> Sequence[str]:
+    if not names:
+        raise UsageError("name at least one")
+    return names
+
+
+def _cell(value: object) -> str:
+    """Return a figure for a table; empty means that the backend does not say or has no limit."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
