@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which the targets make themselves.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv constraints brokers demo test coverage lint format typecheck wheel clean
+.PHONY: help venv constraints brokers demo test docker-test coverage lint format typecheck wheel clean
 
 BIN := .venv/bin
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
@@ -16,7 +16,7 @@ CONTRACT := contract_tests -p unimq_contract.plugin --unimq-backends $(BACKENDS)
 PYTEST_ARGS := tests
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/installed ## Make .venv with everything that tests and linters need
 
@@ -58,6 +58,9 @@ endif
 
 test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(CONTRACT)
+
+docker-test: venv brokers ## The tests of brokers in containers, with a private engine and images built here (root)
+	tests/brokers/docker/run.sh
 
 coverage: venv ## Unit tests with branch coverage
 	$(BIN)/coverage run -m pytest tests
