@@ -81,5 +81,13 @@ def __getattr__(name: str) -> object:
     if name in _ASYNC:
         from unimq import _asyncio
 
-        return getattr(_asyncio, name)
+        for each in _ASYNC:
+            found = globals()[each] = getattr(_asyncio, each)
+            found.__module__ = __name__
+        return globals()[name]
     raise AttributeError(f"module 'unimq' has no attribute {name!r}")
+
+
+# Tracebacks, pickles and documentation name things where users find them: unimq.QueueFull, not unimq._errors.QueueFull.
+for _public in {*__all__} - _ASYNC:
+    globals()[_public].__module__ = __name__
