@@ -1,0 +1,276 @@
+"""The driver of RabbitMQ: two connections in one thread, administration, and what this broker's version can do."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from typing import Any, ClassVar, cast
+
+import msgspec
+import pika
+from pika import exceptions
+
+from unimq import ConnectionLost, Queue, Stats, Subscription, Topic, UnimqError
+from unimq.adapter import (
+    BrokerURL,
+    Capabilities,
+    DeliverySink,
+    OutcomeSink,
+    Source,
+    Target,
+    emulated,
+    native,
+    queue_of,
+    unsupported,
+)
+from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._conversation import Conversation, converse
+from unimq_rabbitmq._link import Link
+from unimq_rabbitmq._options import Endpoint, RabbitMQOptions
+from unimq_rabbitmq._receiver import RabbitMQReceiver
+from unimq_rabbitmq._sender import RabbitMQSender
+from unimq_rabbitmq._thread import IOThread
+
+_FAREWELL = 1.0
+_FRAME_OVERHEAD = 8
+
+
+class RabbitMQAdapter:
+    """``amqp://`` and ``amqps://``."""
+
+    schemes: ClassVar[Sequence[str]] = ("amqp", "amqps")
+    options: ClassVar[type[msgspec.Struct]] = RabbitMQOptions
+
+    def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "RabbitMQDriver":
+        """Connect and log in; see `unimq.adapter.Adapter.connect`. Every host is tried once."""
+        options = cast("RabbitMQOptions", options)
+        endpoint = Endpoint(url, options)
+        thread = IOThread(f"unimq-rabbitmq-{endpoint}")
+        consuming = Link(thread, endpoint, "consuming")
+        publishing = Link(thread, endpoint, "publishing")
+        contact = _FirstContact(consuming)
+        thread.post(consuming.attach, contact)
+        try:
+            version = contact.version.result(timeout)
+        except NoAnswer:
+            RabbitMQDriver.shut_down(thread, (consuming, publishing), _FAREWELL)
+            raise ConnectionLost(f"{endpoint} did not answer within {timeout:g} s") from consuming.last_error
+        except BaseException:
+            RabbitMQDriver.shut_down(thread, (consuming, publishing), _FAREWELL)
+            raise
+        return RabbitMQDriver(thread, consuming, publishing, version, options.frame_max)
+
+
+class _FirstContact:
+    """Waits for the first connection; unlike later ones it gives up when no host answers."""
+
+    def __init__(self, link: Link) -> None:
+        self.version: Future[str] = Future()
+        self._link = link
+        self._failures = 0
+
+    def connected(self) -> None:
+        connection = self._link.connection
+        self._link.detach(self)
+        properties: dict[str, Any] = getattr(connection, "server_properties", None) or {}
+        version = properties.get("version", "")
+        self.version.set_result(version.decode() if isinstance(version, bytes) else str(version))
+
+    def unreachable(self, error: UnimqError) -> None:
+        self._failures += 1
+        if self._failures >= len(self._link.endpoint.hosts):
+            self.ended(error)
+
+    def ended(self, error: UnimqError) -> None:
+        self._link.detach(self)
+        if not self.version.done():
+            self.version.set_exception(error)
+
+
+def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
+    not_yet = "not provided on RabbitMQ in this version of unimq"
+    return Capabilities(
+        backend="rabbitmq",
+        broker_version=version,
+        client_version=pika.__version__,
+        durable=native("quorum queues, persistent messages, publisher confirms"),
+        topics=native("deleting a topic deletes the subscriptions this connection knows: AMQP cannot list the others"),
+        start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
+        require_subscription=native("messages are mandatory"),
+        ordering_key=unsupported(not_yet, "one consumer with prefetch=1, or kafka:// or sqs://"),
+        delay=unsupported(not_yet, "sqs:// (up to 900 s), or send later"),
+        ttl=emulated("checked at delivery"),
+        nack_delay=unsupported(not_yet, "nack() without delay, or sqs://"),
+        lease=unsupported("the consumer_timeout of the broker (30 minutes) is its only lease", "set it on the broker"),
+        extend=unsupported("RabbitMQ has no lease per delivery", "nothing: the delivery is held while connected"),
+        max_length=native("a quorum queue takes some messages more; a full subscription gives SendUnknown"),
+        drop_oldest=native("a quorum queue takes some messages more"),
+        dead_letter=emulated("a confirmed copy, then the ack; what drop_oldest drops is not dead-lettered"),
+        stats=native("ready and consumers; AMQP does not say the rest"),
+        purge=native("what consumers hold stays"),
+        pause=unsupported(not_yet, "close the consumer and open it again"),
+        attempts_exact=True,
+        shutdown_counts=True,
+        acks_at_risk="a crash of the broker undoes acks of its last 20 ms",
+        max_message_bytes=limits.message,
+    )
+
+
+class RabbitMQDriver:
+    """One I/O thread with a consuming connection, which also carries administration, and a publishing one.
+
+    Two, because a broker in alarm stops reading from a connection that publishes: acks on it would not arrive.
+    """
+
+    def __init__(self, thread: IOThread, consuming: Link, publishing: Link, version: str, frame_max: int) -> None:
+        self._thread = thread
+        self._consuming = consuming
+        self._publishing = publishing
+        major = re.match(r"\d+", version)
+        self._before_4 = major is not None and int(major[0]) < 4
+        # The broker's default; where an operator changed it, the broker refuses and the sender reports that.
+        self._limits = _wire.Limits((128 if self._before_4 else 16) * 1024 * 1024, frame_max - _FRAME_OVERHEAD)
+        self.capabilities = _capabilities(version, self._limits)
+        self._subscriptions: dict[str, set[str]] = {}
+        """Queues of the subscriptions that were declared here, by topic."""
+        self._lock = threading.Lock()
+        """Guards `_subscriptions` and `_closed`."""
+        self._closed = False
+
+    @property
+    def native(self) -> object:
+        """The consuming ``pika.SelectConnection``; touch it in its own thread only, through
+        ``connection.ioloop.add_callback_threadsafe``. `None` while there is no connection.
+        """
+        return self._consuming.connection
+
+    # Administration.
+
+    def declare(
+        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
+    ) -> Queue | Topic | Subscription:
+        """See `unimq.adapter.Driver.declare`.
+
+        The broker keeps and compares ``max_length`` and ``overflow``; the other policies are applied by unimq and are
+        unknown to it.
+        """
+
+        def create(talk: Conversation) -> None:
+            if isinstance(destination, Topic):
+                if not (as_is and talk.exists("exchange", destination.name)):
+                    talk.ask("exchange_declare", exchange=destination.name, exchange_type="fanout", durable=True)
+                return
+            queue = queue_of(destination)
+            if not (as_is and talk.exists("queue", queue.name)):
+                talk.ask("queue_declare", queue=queue.name, durable=True, arguments=self._arguments(queue))
+            if isinstance(destination, Subscription):
+                talk.ask("queue_bind", queue=queue.name, exchange=destination.topic.name)
+
+        self._converse(destination, timeout, create)
+        if isinstance(destination, Subscription):
+            with self._lock:
+                self._subscriptions.setdefault(destination.topic.name, set()).add(destination.queue.name)
+        return destination
+
+    def _arguments(self, queue: Queue) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"x-queue-type": "quorum"}
+        if not self._before_4:
+            # From 4.0 on the broker drops after 20 failures by itself. Before, -1 would drop at the first one.
+            arguments["x-delivery-limit"] = -1
+        if queue.max_length is not None:
+            arguments["x-max-length"] = queue.max_length
+            arguments["x-overflow"] = "reject-publish" if queue.overflow == "reject" else "drop-head"
+        return arguments
+
+    def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+        """See `unimq.adapter.Driver.check`."""
+
+        def look(talk: Conversation) -> None:
+            if not isinstance(destination, Queue):
+                topic = destination if isinstance(destination, Topic) else destination.topic
+                talk.ask("exchange_declare", exchange=topic.name, passive=True)
+            if not isinstance(destination, Topic):
+                talk.ask("queue_declare", queue=queue_of(destination).name, passive=True)
+
+        self._converse(destination, timeout, look)
+
+    def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+        """See `unimq.adapter.Driver.delete`; of a topic's subscriptions, those that were declared here."""
+        with self._lock:
+            if isinstance(destination, Topic):
+                queues = self._subscriptions.pop(destination.name, set())
+            else:
+                queues = {queue_of(destination).name}
+                for known in self._subscriptions.values():
+                    known -= queues
+
+        def remove(talk: Conversation) -> None:
+            # The exchange first: a message that is sent meanwhile is refused then, and not lost.
+            if isinstance(destination, Topic):
+                talk.ask("exchange_delete", exchange=destination.name)
+            for name in queues:
+                talk.ask("queue_delete", queue=name)
+
+        self._converse(destination, timeout, remove)
+
+    def purge(self, source: Source, *, timeout: float) -> int | None:
+        """See `unimq.adapter.Driver.purge`."""
+        name = queue_of(source).name
+        answer = self._converse(source, timeout, lambda talk: talk.ask("queue_purge", queue=name))
+        return int(answer.method.message_count)
+
+    def stats(self, source: Source, *, timeout: float) -> Stats:
+        """See `unimq.adapter.Driver.stats`."""
+        name = queue_of(source).name
+        answer = self._converse(source, timeout, lambda talk: talk.ask("queue_declare", queue=name, passive=True))
+        return Stats(ready=int(answer.method.message_count), consumers=int(answer.method.consumer_count))
+
+    def _converse(
+        self, about: Queue | Topic | Subscription, timeout: float, operation: Callable[[Conversation], Any]
+    ) -> Any:
+        try:
+            return converse(self._consuming, timeout, operation)
+        except (exceptions.AMQPError, ValueError, TypeError) as error:
+            name = about.queue.name if isinstance(about, Subscription) else about.name
+            raise _errors.from_channel(error, f"{type(about).__name__.lower()} {name!r}") from error
+
+    # Data.
+
+    def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> RabbitMQSender:
+        """See `unimq.adapter.Driver.open_sender`."""
+        sender = RabbitMQSender(self._publishing, target, sink, self._limits)
+        sender.open(timeout)
+        return sender
+
+    def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> RabbitMQReceiver:
+        """See `unimq.adapter.Driver.open_receiver`."""
+        receiver = RabbitMQReceiver(self._consuming, queue_of(source).name, sink, prefetch)
+        receiver.open(timeout)
+        return receiver
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Driver.close`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.shut_down(self._thread, (self._consuming, self._publishing), timeout)
+
+    @staticmethod
+    def shut_down(thread: IOThread, links: Sequence[Link], timeout: float) -> None:
+        """Close the connections, by force after `timeout` seconds, and end the thread."""
+        open_links = list(links)
+
+        def closed() -> None:
+            open_links.pop()
+            if not open_links:
+                thread.stop()
+
+        def close_links(_: None) -> None:
+            if thread.failure is None:
+                for link in links:
+                    link.close(timeout, closed)
+
+        thread.post(close_links, None)
+        thread.join(timeout + _FAREWELL)

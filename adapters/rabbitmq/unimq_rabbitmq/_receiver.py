@@ -1,0 +1,363 @@
+"""Receiving on one channel: push deliveries, coalesced acks, and the fence of the channel's life."""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from functools import partial
+from typing import cast
+
+from pika import exceptions
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
+from unimq.adapter import Delivery, DeliverySink
+from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._link import Link
+
+log = logging.getLogger("unimq.rabbitmq")
+
+Done = Callable[[Sequence[UnimqError]], None]
+
+_MOST_PREFETCH = 65535
+"""The field has 16 bits."""
+_ACK_LINGER = 0.001
+"""Seconds that an ack waits for others, so that one frame settles many and the I/O thread is woken once for all."""
+_EAGER_PREFETCH = 64
+"""Up to this prefetch acks do not linger: the broker would wait for them."""
+_FAREWELL = 1.0
+
+
+class _Session:
+    """One life of the channel. Delivery tags mean nothing outside of it, so tokens carry it (A6)."""
+
+    __slots__ = ("batch", "channel", "consumer_tag", "held", "last_tag", "proven", "settled")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.consumer_tag = ""
+        self.held: dict[int, Delivery] = {}
+        """Unsettled, by delivery tag, in the order of the broker."""
+        self.batch: list[Delivery] = []
+        """Received but not yet given to the sink."""
+        self.last_tag = 0
+        self.settled = 0
+        """Settlements sent."""
+        self.proven = 0
+        """Those of them that a barrier has confirmed."""
+
+
+Token = tuple[_Session, int]
+
+
+class RabbitMQReceiver:
+    """See `unimq.adapter.Receiver`. Its protocol methods are for any thread, the rest is in the I/O thread."""
+
+    def __init__(self, link: Link, queue: str, sink: DeliverySink, prefetch: int) -> None:
+        self._link = link
+        self._thread = link.thread
+        self._queue = queue
+        self._sink = sink
+        self._prefetch = min(prefetch, _MOST_PREFETCH)
+        self._linger = 0.0 if self._prefetch <= _EAGER_PREFETCH else _ACK_LINGER
+        self._acks: deque[Delivery] = deque()
+        """Written by any thread, emptied in the I/O thread."""
+        self._acks_announced = False
+        """Set by who asks the I/O thread to look at `_acks`, cleared by it before it looks."""
+        self._session: _Session | None = None
+        self._opening = False
+        self._barriers: dict[Done, list[UnimqError]] = {}
+        """Waiting for the broker's answer, with the errors that each will report."""
+        self._stale = 0
+        """Settlements of lost sessions, not yet reported by a barrier."""
+        self._at_risk = 0
+        """Settlements that a lost session may have taken with it, not yet reported by a barrier."""
+        self._ready: Future[None] = Future()
+        self._closing: Future[None] | None = None
+        self._stopped = False
+
+    # Any thread.
+
+    def open(self, timeout: float) -> None:
+        """Wait until the broker has accepted the consumer.
+
+        Raises:
+            NotFound: the queue does not exist.
+            ConnectionLost, AuthError: there is no connection.
+
+        """
+        self._thread.post(self._attach, None)
+        try:
+            self._ready.result(timeout)
+        except NoAnswer:
+            self._thread.post(self._abandon, None)
+            raise ConnectionLost(
+                f"{self._link.endpoint} accepted no consumer within {timeout:g} s"
+            ) from self._link.last_error
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See `unimq.adapter.Receiver.ack`."""
+        self._acks.extend(deliveries)
+        if not self._acks_announced:
+            self._acks_announced = True
+            self._thread.post(self._acks_wait, None)
+
+    def nack(self, delivery: Delivery, delay: float) -> None:
+        """See `unimq.adapter.Receiver.nack`."""
+        self._thread.post(self._requeue, delivery)
+
+    def extend(self, delivery: Delivery, duration: float) -> None:
+        """Never called: the capability is unsupported."""
+        raise NotImplementedError
+
+    def barrier(self, done: Done) -> None:
+        """See `unimq.adapter.Receiver.barrier`: a question on the channel, answered after the acks before it."""
+        self._thread.post(self._start_barrier, done)
+
+    def pause(self) -> None:
+        """Never called: the capability is unsupported."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Never called: the capability is unsupported."""
+        raise NotImplementedError
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Receiver.close`."""
+        closing: Future[None] = Future()
+        self._thread.post(self._close, closing)
+        try:
+            closing.result(timeout)
+        except NoAnswer:
+            # The broker does not answer: what it has not read of our acks comes again.
+            self._thread.post(self._abandon, None)
+
+    # The channel.
+
+    def connected(self) -> None:
+        """See `unimq_rabbitmq._link.User`."""
+        self._open_channel()
+
+    def unreachable(self, error: UnimqError) -> None:
+        """See `unimq_rabbitmq._link.User`: the session ended with its channel; the next attempt follows."""
+
+    def ended(self, error: UnimqError) -> None:
+        """See `unimq_rabbitmq._link.User`."""
+        self._lose_session(error)
+        self._fail(error)
+
+    def _attach(self, _: None) -> None:
+        if self._thread.failure is not None:
+            self.ended(self._thread.failure)
+        else:
+            self._link.attach(self)
+
+    def _open_channel(self) -> None:
+        if self._session is None and not self._opening and not self._stopped and self._link.connection is not None:
+            self._opening = True
+            self._link.open_channel(self._opened, self._channel_closed)
+
+    def _opened(self, channel: Channel) -> None:
+        guarded = self._thread.guarded
+        channel.add_on_cancel_callback(guarded(partial(self._cancelled, channel)))
+        channel.basic_qos(prefetch_count=self._prefetch, callback=guarded(partial(self._consume, channel)))
+
+    def _consume(self, channel: Channel, _qos_ok: object) -> None:
+        self._opening = False
+        if self._stopped or self._closing is not None:
+            channel.close()
+            return
+        session = self._session = _Session(channel)
+        guarded = self._thread.guarded
+        session.consumer_tag = channel.basic_consume(
+            self._queue, guarded(partial(self._on_message, session)), callback=guarded(self._consuming)
+        )
+
+    def _consuming(self, _consume_ok: object) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _cancelled(self, channel: Channel, _cancel: object) -> None:
+        """The broker ended the consumer (queue deleted or moved, consumer timeout) but not the channel; start anew."""
+        self._lose_session(ConnectionLost(f"RabbitMQ cancelled the consumer of {self._queue!r}"))
+        self._opening = True
+        channel.close()
+
+    def _channel_closed(self, _channel: object, error: BaseException) -> None:
+        """However it ended: everything unsettled on it goes back to the queue."""
+        self._opening = False
+        self._lose_session(error)
+        if isinstance(error, exceptions.NoFreeChannels):
+            self._link.detach(self)
+            self._fail(_errors.from_channel(error, f"queue {self._queue!r}"))
+            return
+        if self._closing is not None or self._stopped:
+            self._finish_closing()
+            return
+        if isinstance(error, exceptions.ChannelClosed):
+            found = _errors.from_channel(error, f"queue {self._queue!r}")
+            if isinstance(found, NotFound | AuthError):
+                self._link.detach(self)
+                self._fail(found)
+                return
+            # Cancelled, consumer timeout, a fault of the broker: look again, but not at once.
+            log.warning("the channel of the consumer of %r was closed: %s", self._queue, error)
+            self._thread.call_later(random.uniform(0.05, 0.2), self._open_channel)
+
+    def _lose_session(self, error: BaseException) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        # The broker pushed `last_tag` messages with at most `prefetch` unsettled, so it has read all settlements but
+        # these at most.
+        read = max(session.proven, session.last_tag - self._prefetch)
+        at_risk = max(0, session.settled - read)
+        barriers, self._barriers = self._barriers, {}
+        if session.held:
+            self._sink.lost(list(session.held.values()))
+        for done, errors in barriers.items():
+            done([*errors, self._risk(at_risk, error)])
+            at_risk = 0
+        self._at_risk += at_risk
+
+    def _risk(self, count: int, error: BaseException | None) -> UnimqError:
+        risk = ConnectionLost(
+            f"the channel to {self._queue!r} was lost; the messages of up to {count} settlements may come again"
+        )
+        risk.__cause__ = error
+        return risk
+
+    def _fail(self, error: UnimqError) -> None:
+        self._stopped = True
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        elif self._closing is None:
+            self._sink.failed(error)
+        self._finish_closing()
+
+    # Deliveries.
+
+    def _on_message(
+        self, session: _Session, _channel: object, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        message, attempt = _wire.decode(method, properties, body)
+        tag = session.last_tag = int(method.delivery_tag or 0)
+        delivery = Delivery(message, attempt, (session, tag), self._sink, properties)
+        session.held[tag] = delivery
+        if not session.batch:
+            # The loop gets there after it has handled all that was read from the socket.
+            self._thread.call_later(0, partial(self._hand_over, session))
+        session.batch.append(delivery)
+
+    def _hand_over(self, session: _Session) -> None:
+        batch, session.batch = session.batch, []
+        if session is self._session and self._closing is None:
+            self._sink.deliver(batch)
+
+    # Settlements.
+
+    def _acks_wait(self, _: None) -> None:
+        if self._linger and self._thread.failure is None:
+            self._thread.call_later(self._linger, self._flush_acks)
+        else:
+            self._flush_acks()
+
+    def _flush_acks(self) -> None:
+        self._acks_announced = False
+        acks = self._acks
+        session = self._session
+        tags: list[int] = []
+        for _ in range(len(acks)):
+            owner, tag = cast("Token", acks.popleft().token)
+            if owner is not session or session is None:
+                self._stale += 1
+            else:
+                del session.held[tag]
+                tags.append(tag)
+        if not tags or session is None:
+            return
+        session.settled += len(tags)
+        # `multiple` reaches everything below it on the channel, so it may go up to the first unsettled one only (A2).
+        first_held = next(iter(session.held), session.last_tag + 1)
+        last_below = max((tag for tag in tags if tag < first_held), default=0)
+        channel = session.channel
+        if last_below:
+            channel.basic_ack(last_below, multiple=True)
+        for tag in tags:
+            if tag > first_held:
+                channel.basic_ack(tag)
+
+    def _requeue(self, delivery: Delivery) -> None:
+        owner, tag = cast("Token", delivery.token)
+        session = self._session
+        if session is None or owner is not session:
+            self._stale += 1
+            return
+        del session.held[tag]
+        session.settled += 1
+        # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
+        session.channel.basic_reject(tag, requeue=True)
+
+    def _start_barrier(self, done: Done) -> None:
+        self._flush_acks()
+        errors: list[UnimqError] = []
+        if self._stale:
+            errors.append(LeaseLost(f"{self._stale} settlements came after the loss of their channel"))
+        if self._at_risk:
+            errors.append(self._risk(self._at_risk, self._link.last_error))
+        self._stale = self._at_risk = 0
+        session = self._session
+        if session is None or session.settled == session.proven:
+            done(errors)
+            return
+        self._barriers[done] = errors
+        answered = self._thread.guarded(partial(self._finish_barrier, done, session, session.settled))
+        session.channel.queue_declare(self._queue, passive=True, callback=answered)
+
+    def _finish_barrier(self, done: Done, session: _Session, settled: int, _declare_ok: object) -> None:
+        session.proven = settled
+        done(self._barriers.pop(done))
+
+    # Closing.
+
+    def _close(self, closing: "Future[None]") -> None:
+        self._flush_acks()
+        if self._stopped or self._thread.failure is not None:
+            closing.set_result(None)
+            return
+        self._closing = closing
+        session = self._session
+        if session is None:
+            # Still opening: `_consume` or `_channel_closed` goes on. Without connection there is nothing to give back.
+            if not self._opening:
+                self._finish_closing()
+            return
+        cancelled = self._thread.guarded(partial(self._give_back, session))
+        session.channel.basic_cancel(session.consumer_tag, cancelled)
+
+    def _give_back(self, session: _Session, _cancel_ok: object) -> None:
+        """Nothing arrives any more; return what is unsettled, in a way that newer brokers do not count (A9)."""
+        if session is self._session and session.channel.is_open:
+            self._flush_acks()
+            if session.held:
+                session.channel.basic_nack(0, multiple=True, requeue=True)
+            session.channel.close()
+
+    def _finish_closing(self) -> None:
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            self._stopped = True
+            self._link.detach(self)
+            closing.set_result(None)
+
+    def _abandon(self, _: None) -> None:
+        """Leave without waiting for the broker any longer."""
+        self._stopped = True
+        self._link.detach(self)
+        session = self._session
+        self._lose_session(ConnectionLost("the consumer was closed"))
+        if session is not None and session.channel.is_open and self._thread.failure is None:
+            session.channel.close()

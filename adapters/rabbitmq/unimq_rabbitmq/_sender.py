@@ -1,0 +1,410 @@
+"""Sending on one channel with publisher confirms; every message is accounted for until the broker has answered."""
+
+import logging
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pika import exceptions
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from unimq import (
+    AuthError,
+    Closed,
+    ConnectionLost,
+    NotFound,
+    Queue,
+    QueueFull,
+    SendRejected,
+    SendUnknown,
+    Topic,
+    UnimqError,
+    Unroutable,
+)
+from unimq.adapter import OutcomeSink, Outgoing, Target
+from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._link import Link
+
+if TYPE_CHECKING:
+    from pika.frame import Method
+
+log = logging.getLogger("unimq.rabbitmq")
+
+_IN_FLIGHT = 5000
+"""Unanswered messages on the channel, those included whose callers gave up: bounds what a hung broker can cost (L5)."""
+_SWEEP = 0.05
+_FAREWELL = 1.0
+"""Seconds past its timeout that a close waits for the I/O thread to report."""
+
+
+class RabbitMQSender:
+    """See `unimq.adapter.Sender`. `submit`, `flush` and `close` for any thread, the rest in the I/O thread."""
+
+    def __init__(self, link: Link, target: Target, sink: OutcomeSink, limits: _wire.Limits) -> None:
+        self._link = link
+        self._thread = link.thread
+        self._target = target
+        self._sink = sink
+        self._limits = limits
+        self._what = f"{'topic' if isinstance(target, Topic) else 'queue'} {target.name!r}"
+        self._exchange = target.name if isinstance(target, Topic) else ""
+        self._routing_key = "" if isinstance(target, Topic) else target.name
+        self._mandatory = isinstance(target, Queue) or target.require_subscription
+        self._channel: Channel | None = None
+        """The channel in confirm mode, or `None`."""
+        self._opening = False
+        self._waiting: deque[_wire.Publication] = deque()
+        """Not published on the present channel; in the order of `submit`."""
+        self._unanswered: dict[int, _wire.Publication] = {}
+        """Published on the present channel, by delivery tag, in the order of publishing."""
+        self._last_tag = 0
+        self._returned: Counter[str] = Counter()
+        """Ids of messages that came back unroutable and whose acks are still to come; users may give one id twice."""
+        self._in_flight = _IN_FLIGHT
+        self._suspects = 0
+        """Messages to be sent one at a time, because one of them made the broker close the channel."""
+        self._sweep: Any = None
+        self._ready: Future[None] = Future()
+        self._closing: Future[None] | None = None
+        self._ended: UnimqError | None = None
+
+    # Any thread.
+
+    def open(self, timeout: float) -> None:
+        """Wait for the channel.
+
+        Raises:
+            NotFound: the topic does not exist.
+            ConnectionLost, AuthError: there is no connection.
+
+        """
+        self._thread.post(self._attach, None)
+        try:
+            self._ready.result(timeout)
+        except NoAnswer:
+            self._thread.post(self._release, None)
+            raise ConnectionLost(
+                f"{self._link.endpoint} opened no channel within {timeout:g} s"
+            ) from self._link.last_error
+
+    def submit(self, entries: Sequence[Outgoing]) -> None:
+        """See `unimq.adapter.Sender.submit`."""
+        publications: list[_wire.Publication] = []
+        for entry in entries:
+            try:
+                publications.append(_wire.encode(entry, self._limits))
+            except SendRejected as error:
+                self._sink.failed((entry,), error)
+        if publications:
+            self._thread.post(self._accept, publications)
+
+    def flush(self) -> None:
+        """Nothing lingers."""
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Sender.close`."""
+        closing: Future[None] = Future()
+        self._thread.post(self._close, (closing, timeout))
+        try:
+            closing.result(timeout + _FAREWELL)
+        except NoAnswer:
+            log.warning("the sender to %s did not close within %g s", self._what, timeout)
+
+    # The channel.
+
+    def connected(self) -> None:
+        """See `unimq_rabbitmq._link.User`."""
+        if self._channel is not None:
+            self._publish()
+        else:
+            self._open_channel()
+
+    def unreachable(self, error: UnimqError) -> None:
+        """See `unimq_rabbitmq._link.User`: what waits is sent after the next attempt, or expires."""
+
+    def ended(self, error: UnimqError) -> None:
+        """See `unimq_rabbitmq._link.User`."""
+        self._ended = error
+        self._channel = None
+        self._fail_everything(error)
+        self._settle_opening(error)
+        self._release(None)
+
+    def _attach(self, _: None) -> None:
+        if self._thread.failure is not None:
+            self.ended(self._thread.failure)
+        else:
+            self._link.attach(self)
+
+    def _open_channel(self) -> None:
+        if not self._opening and self._ended is None and self._link.connection is not None:
+            self._opening = True
+            self._link.open_channel(self._opened, self._channel_closed)
+
+    def _opened(self, channel: Channel) -> None:
+        guarded = self._thread.guarded
+        channel.add_on_return_callback(guarded(self._on_return))
+        channel.confirm_delivery(guarded(self._on_confirm), guarded(partial(self._confirming, channel)))
+
+    def _confirming(self, channel: Channel, select_ok: object) -> None:
+        if isinstance(self._target, Topic):
+            # Publishing to a missing exchange would cost the confirms of everything else on the channel.
+            ready = self._thread.guarded(partial(self._channel_ready, channel))
+            channel.exchange_declare(self._target.name, passive=True, callback=ready)
+        else:
+            # A missing queue is reported for each message: they are mandatory.
+            self._channel_ready(channel, select_ok)
+
+    def _channel_ready(self, channel: Channel, _answer: object) -> None:
+        self._opening = False
+        self._channel = channel
+        self._last_tag = 0
+        self._settle_opening(None)
+        self._publish()
+
+    def _channel_closed(self, _channel: object, error: BaseException) -> None:
+        self._opening = False
+        self._channel = None
+        self._returned.clear()
+        if self._ended is not None or isinstance(error, exceptions.ChannelClosedByClient):
+            return
+        under_way = list(self._unanswered.values())
+        self._unanswered.clear()
+        lost = [publication for publication in under_way if not publication.expired]
+        self._waiting.extendleft(reversed(lost))
+        if isinstance(error, exceptions.NoFreeChannels):
+            self._settle_opening(_errors.from_channel(error, self._what))
+        if not isinstance(error, exceptions.ChannelClosedByBroker):
+            # The connection is lost, or about to be: all is sent again, with the same ids, on the next one (S2).
+            return
+        found = _errors.from_channel(error, self._what)
+        if isinstance(found, NotFound | AuthError):
+            # It concerns the destination: whatever was not under way is certainly not stored.
+            self._refuse_waiting(found, lost[0] if len(under_way) == 1 and lost and lost[0].attempts == 1 else None)
+            self._settle_opening(found)
+            return
+        if len(under_way) == 1 and lost:
+            self._waiting.popleft()
+            self._sink.failed((lost[0].entry,), _errors.rejection(error, lost[0].entry.message.id))
+            self._finish_closing()
+        elif lost:
+            # One of them is at fault, and the others may be stored or not: find it by sending one at a time.
+            self._suspects = len(lost)
+            self._in_flight = 1
+        self._thread.call_later(random.uniform(0.0, 0.1), self._open_channel)
+
+    def _settle_opening(self, error: UnimqError | None) -> None:
+        if self._ready.done():
+            return
+        if error is None:
+            self._ready.set_result(None)
+        else:
+            self._link.detach(self)
+            self._ready.set_exception(error)
+
+    # Publishing.
+
+    def _accept(self, publications: list[_wire.Publication]) -> None:
+        error = self._ended or self._thread.failure
+        if error is not None:
+            self._sink.failed([publication.entry for publication in publications], error)
+            return
+        self._waiting.extend(publications)
+        if self._sweep is None:
+            self._watch_deadlines()
+        if self._channel is not None:
+            self._publish()
+        else:
+            self._open_channel()
+
+    def _publish(self) -> None:
+        channel = self._channel
+        if channel is None or self._link.blocked:
+            return
+        waiting, unanswered = self._waiting, self._unanswered
+        while waiting and len(unanswered) < self._in_flight:
+            publication = waiting.popleft()
+            publication.attempts += 1
+            self._last_tag += 1
+            unanswered[self._last_tag] = publication
+            channel.basic_publish(
+                self._exchange,
+                self._routing_key,
+                publication.entry.message.body,
+                publication.properties,
+                mandatory=self._mandatory,
+            )
+
+    # Outcomes.
+
+    def _on_return(self, _channel: object, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
+        self._returned[str(properties.message_id)] += 1
+
+    def _on_confirm(self, frame: "Method[Basic.Ack] | Method[Basic.Nack]") -> None:
+        method = frame.method
+        answered = self._take(method.delivery_tag, multiple=method.multiple)
+        if self._suspects:
+            self._suspects = max(0, self._suspects - len(answered))
+            if not self._suspects:
+                self._in_flight = _IN_FLIGHT
+        alive = [publication for publication in answered if not publication.expired]
+        if isinstance(method, Basic.Nack):
+            if alive:
+                self._report_failed(alive, self._nacked())
+        elif self._returned:
+            self._report_returned(alive)
+        elif alive:
+            self._sink.stored([publication.entry for publication in alive])
+        self._publish()
+        self._finish_closing()
+
+    def _take(self, tag: int, *, multiple: bool) -> list[_wire.Publication]:
+        unanswered = self._unanswered
+        if not multiple:
+            found = unanswered.pop(tag, None)
+            return [] if found is None else [found]
+        tags: list[int] = []
+        for published in unanswered:
+            if published > tag > 0:
+                break
+            tags.append(published)
+        return [unanswered.pop(published) for published in tags]
+
+    def _report_returned(self, publications: Iterable[_wire.Publication]) -> None:
+        stored: list[Outgoing] = []
+        returned: list[_wire.Publication] = []
+        for publication in publications:
+            message_id = publication.entry.message.id
+            if message_id in self._returned:
+                returned.append(publication)
+                self._returned[message_id] -= 1
+                if not self._returned[message_id]:
+                    del self._returned[message_id]
+            else:
+                stored.append(publication.entry)
+        if stored:
+            self._sink.stored(stored)
+        if not returned:
+            return
+        if isinstance(self._target, Topic):
+            self._report_failed(returned, Unroutable(f"{self._what} has no subscription, and requires one"))
+        else:
+            self._report_failed(returned, NotFound(f"{self._what} does not exist"))
+
+    def _nacked(self) -> UnimqError:
+        target = self._target
+        if isinstance(target, Queue) and target.max_length is not None and target.overflow == "reject":
+            return QueueFull(f"{self._what} holds its max_length of {target.max_length} messages")
+        if isinstance(target, Topic):
+            return SendUnknown(f"a queue of {self._what} refused the message (basic.nack); others may hold it")
+        return SendUnknown(f"{self._what} refused the message (basic.nack); it is full, or in trouble")
+
+    def _report_failed(self, publications: Iterable[_wire.Publication], error: UnimqError) -> None:
+        """Report what the broker refused; what was sent before, on a channel that was lost, may have been stored."""
+        once: list[Outgoing] = []
+        again: list[Outgoing] = []
+        for publication in publications:
+            (once if publication.attempts <= 1 else again).append(publication.entry)
+        if once:
+            self._sink.failed(once, error)
+        if again:
+            self._sink.failed(again, _unknown(f"an earlier attempt may have stored it; then {error}", error))
+
+    def _refuse_waiting(self, error: UnimqError, suspect: _wire.Publication | None) -> None:
+        """Fail all that waits, because the destination takes nothing; `suspect` is known to be what was refused."""
+        sure: list[Outgoing] = []
+        unsure: list[Outgoing] = []
+        for publication in self._waiting:
+            (sure if publication.attempts == 0 or publication is suspect else unsure).append(publication.entry)
+        self._waiting.clear()
+        if sure:
+            self._sink.failed(sure, error)
+        if unsure:
+            self._sink.failed(unsure, _unknown(f"it may be stored; then {error}", error))
+        self._finish_closing()
+
+    # Deadlines.
+
+    def _watch_deadlines(self) -> None:
+        """Report what is overdue as unknown (S2), and look again at the next deadline."""
+        self._sweep = None
+        now = time.monotonic()
+        overdue = [publication for publication in self._alive() if publication.entry.deadline <= now]
+        for publication in overdue:
+            publication.expired = True
+        if overdue:
+            self._waiting = deque(publication for publication in self._waiting if not publication.expired)
+            self._sink.failed([publication.entry for publication in overdue], self._overdue())
+            self._finish_closing()
+        next_deadline = min((publication.entry.deadline for publication in self._alive()), default=None)
+        if next_deadline is not None:
+            self._sweep = self._thread.call_later(max(_SWEEP, next_deadline - now), self._watch_deadlines)
+
+    def _overdue(self) -> SendUnknown:
+        if self._link.connection is None:
+            why = f"there is no connection to {self._link.endpoint}"
+        elif self._link.blocked:
+            why = f"{self._link.endpoint} takes no messages at present (memory or disk alarm)"
+        else:
+            why = f"{self._link.endpoint} did not confirm it"
+        return _unknown(f"no confirmation for a message to {self._what} in time: {why}", self._link.last_error)
+
+    def _alive(self) -> list[_wire.Publication]:
+        return [p for p in self._unanswered.values() if not p.expired] + list(self._waiting)
+
+    # Closing.
+
+    def _close(self, request: "tuple[Future[None], float]") -> None:
+        closing, timeout = request
+        if self._thread.failure is not None or self._ended is not None:
+            closing.set_result(None)
+            return
+        self._closing = closing
+        self._thread.call_later(timeout, self._give_up)
+        self._finish_closing()
+
+    def _give_up(self) -> None:
+        if self._closing is not None:
+            self._fail_everything(Closed(f"the sender to {self._what} was closed"))
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        if self._closing is None or self._waiting:
+            return
+        if all(publication.expired for publication in self._unanswered.values()):
+            self._release(None)
+
+    def _release(self, _: None) -> None:
+        """Give the channel back. What is submitted from now on is refused."""
+        self._ended = self._ended or Closed(f"the sender to {self._what} is closed")
+        self._link.detach(self)
+        if self._sweep is not None and self._thread.failure is None:
+            self._thread.cancel(self._sweep)
+            self._sweep = None
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open and self._thread.failure is None:
+            channel.close()
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.set_result(None)
+
+    def _fail_everything(self, error: UnimqError) -> None:
+        published = [publication for publication in self._unanswered.values() if not publication.expired]
+        waiting = list(self._waiting)
+        self._unanswered.clear()
+        self._waiting.clear()
+        if published or waiting:
+            entries = [publication.entry for publication in published + waiting]
+            self._sink.failed(entries, _unknown(f"the outcome was not awaited: {error}", error))
+
+
+def _unknown(text: str, cause: BaseException | None) -> SendUnknown:
+    error = SendUnknown(text)
+    error.__cause__ = cause
+    return error

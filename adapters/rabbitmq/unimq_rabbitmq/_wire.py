@@ -1,0 +1,186 @@
+"""Messages as AMQP 0-9-1 carries them: native properties where they exist, headers of our own for the rest.
+
+There is no envelope: the body is the body. A faster codec replaces `encode` and `decode`, and nothing else.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from pika import DeliveryMode
+from pika.spec import Basic, BasicProperties
+
+from unimq import InvalidMessage, MessageTooLarge
+from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Message, Outgoing
+
+_KEY = "unimq-key"
+_SENT_AT = "unimq-sent-at"
+"""Milliseconds; the AMQP property `timestamp` has whole seconds."""
+_EXPIRES_AT = "unimq-expires-at"
+"""Milliseconds. The property `expiration` is not set: the broker would drop what may have to be dead-lettered."""
+_ESCAPED = "unimq-escaped-"
+"""Put before the names of headers that would have an effect on the broker."""
+_EFFECTIVE = frozenset({"CC", "BCC", "x-delivery-count", "x-acquired-count", "x-death", "x-received-from"})
+_EFFECTIVE_PREFIXES = ("x-first-death-", "x-last-death-")
+_DELIVERY_COUNT = "x-delivery-count"
+_USER_VISIBLE = "unimq-dead-"
+_LONGEST_SHORT = 255
+_HEADER_FRAME_REST = 8 + 14
+"""Bytes of a header frame beside the properties: frame header and end, class, weight and body size."""
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One message ready for the channel. Owned by the I/O thread once it was handed over."""
+
+    entry: Outgoing
+    properties: BasicProperties
+    attempts: int = 0
+    """Channels on which it was published."""
+    expired: bool = False
+    """Its outcome was reported because its deadline was over; it still waits for the broker's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the broker takes, in bytes."""
+
+    message: int
+    frame: int
+
+
+def encode(entry: Outgoing, limits: Limits) -> Publication:
+    """Return a message ready to be published.
+
+    Raises:
+        InvalidMessage: a name or a short property is longer than AMQP carries; nothing was sent (S4).
+        MessageTooLarge: the body with all properties, or the properties alone, exceed the broker's limits (S4).
+
+    """
+    message = entry.message
+    headers: dict[str, Any] = {_SENT_AT: round(message.sent_at * 1000)}
+    if message.key is not None:
+        headers[_KEY] = message.key
+    if message.expires_at is not None:
+        headers[_EXPIRES_AT] = round(message.expires_at * 1000)
+    for name, value in message.headers.items():
+        if name in _EFFECTIVE or name.startswith(_EFFECTIVE_PREFIXES):
+            name = _ESCAPED + name
+        _check_short(message, "header name", name)
+        headers[name] = value
+    _check_short(message, "id", message.id)
+    _check_short(message, "content_type", message.content_type)
+    _check_short(message, "correlation_id", message.correlation_id)
+    _check_short(message, "reply_to", message.reply_to)
+    properties = BasicProperties(
+        content_type=message.content_type,
+        headers=headers,
+        delivery_mode=DeliveryMode.Persistent,
+        correlation_id=message.correlation_id,
+        reply_to=message.reply_to,
+        message_id=message.id,
+        timestamp=int(message.sent_at),
+    )
+    # Four bytes per character are the most that UTF-8 takes; only near a limit is the exact size worth its encoding.
+    bound = _HEADER_FRAME_REST + 1500 + sum(4 * (len(name) + len(value)) + 6 for name, value in message.headers.items())
+    bound += 4 * len(message.key or "")
+    if bound > limits.frame or bound + len(message.body) > limits.message:
+        _check_size(message, properties, limits)
+    return Publication(entry, properties)
+
+
+def _check_short(message: Message, what: str, value: str | None) -> None:
+    if value is not None and len(value) * 4 > _LONGEST_SHORT and len(value.encode()) > _LONGEST_SHORT:
+        raise InvalidMessage(
+            f"{what} has {len(value.encode())} bytes; AMQP carries {_LONGEST_SHORT}", message_id=message.id
+        )
+
+
+def _check_size(message: Message, properties: BasicProperties, limits: Limits) -> None:
+    size = sum(map(len, properties.encode())) + _HEADER_FRAME_REST
+    if size > limits.frame:
+        raise MessageTooLarge(
+            f"headers, key and properties have {size} bytes; RabbitMQ takes {limits.frame} (one frame)",
+            message_id=message.id,
+        )
+    if size + len(message.body) > limits.message:
+        raise MessageTooLarge(
+            f"{size + len(message.body)} bytes with headers; this RabbitMQ takes {limits.message}",
+            message_id=message.id,
+        )
+
+
+def decode(method: Basic.Deliver, properties: BasicProperties, body: bytes) -> tuple[Message, int]:
+    """Return the message and the number of this delivery; messages of any other client are understood too.
+
+    What such a message lacks is filled in: an id of this delivery, the time of its arrival, and as key the routing key
+    if it came through a named exchange.
+    """
+    key: str | None = None
+    sent_at: float | None = None
+    expires_at: float | None = None
+    attempt = 1
+    headers: dict[str, str | bytes] = {}
+    for name, value in (properties.headers or {}).items():
+        if not isinstance(name, str):
+            name = name.decode(errors="replace")
+        if name == _SENT_AT and isinstance(value, int):
+            sent_at = value / 1000
+        elif name == _KEY:
+            key = value if isinstance(value, str) else _as_text(value)
+        elif name == _EXPIRES_AT and isinstance(value, int):
+            expires_at = value / 1000
+        elif name == _DELIVERY_COUNT and isinstance(value, int):
+            attempt = value + 1
+        elif name.startswith(_ESCAPED):
+            headers[name[len(_ESCAPED) :]] = _header_value(value)
+        elif name in _EFFECTIVE or name.startswith(_EFFECTIVE_PREFIXES):
+            # The broker's own; a user who wants them finds them in `Delivery.native`.
+            continue
+        elif not name.startswith(RESERVED_PREFIX) or name.startswith(_USER_VISIBLE):
+            headers[name] = _header_value(value)
+    if sent_at is None:
+        sent_at = float(properties.timestamp) if properties.timestamp else time.time()
+        if key is None and method.exchange:
+            key = method.routing_key or None
+    message = Message(
+        body,
+        key,
+        headers or NO_HEADERS,
+        _text(properties.message_id) or uuid.uuid4().hex,
+        _text(properties.content_type),
+        _text(properties.correlation_id),
+        _text(properties.reply_to),
+        sent_at=sent_at,
+        expires_at=expires_at,
+    )
+    return message, attempt
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """Return a short string; pika leaves those that are no UTF-8 as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _header_value(value: Any) -> str | bytes:
+    return value if isinstance(value, str | bytes) else _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    """Return a foreign header value of another AMQP type as text: numbers in decimal, the rest as JSON."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int) and not isinstance(value, bool):
+        # pika's own `long` prints as "5L".
+        return int.__repr__(value)
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return str(value)
