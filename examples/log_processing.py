@@ -1,0 +1,224 @@
+"""Log processing: lines go to a topic; workers of one subscription parse them, another subscription archives them all.
+
+    python examples/log_processing.py --url kafka://host:9092
+
+The lines are the package logs of a real machine (data/README.md), with everything that gets into such files. What no
+rule understands becomes a dead letter with its reason. Counts from the stream must equal counts from the files.
+"""
+
+import contextlib
+import gzip
+import itertools
+import re
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from _progress import Progress, progress
+from _run import DATA, arguments, dead_letters_of, declared, own_name, positive, reconciled, run
+
+import unimq
+
+BATCH = 100
+FILES = ("dpkg.log", "alternatives.log", "term.log")
+RULES = {
+    "dpkg.log": re.compile(r"[\d-]{10} [\d:]{8} (?:status )?(?P<event>[a-z-]+) (?P<component>[^ :]+)[ :].+"),
+    "alternatives.log": re.compile(
+        r"update-alternatives [\d-]{10} [\d:]{8}: "
+        r"(?P<event>run|link)(?: group| with(?: --quiet)? --install \S+) (?P<component>\S+) .+"
+    ),
+    "term.log": re.compile(
+        r"(?P<event>Selecting|Preparing|Unpacking|Setting up|Processing)"
+        r"(?: previously unselected package| to unpack| triggers for)? "
+        r"(?:\S*/(?:\d+-)?)?(?P<component>[a-z0-9][a-z0-9.+-]+)\S*(?s:.*)"
+    ),
+}
+"""One rule per file: what happened, and to which package."""
+
+Parsed = tuple[str, str]
+"""Event and component."""
+
+
+def parse(file: str, line: bytes) -> Parsed:
+    """Parse one line, or raise `ValueError` with the reason why it cannot be parsed."""
+    found = RULES[file].fullmatch(line.decode())
+    if found is None:
+        raise ValueError(f"{file}: " + ("no rule for this line" if line.strip() else "empty line"))
+    return found["event"], found["component"]
+
+
+class Findings:
+    """What the workers made of each line, by message id; the lock guards it."""
+
+    def __init__(self) -> None:
+        self.parsed: dict[str, Parsed] = {}
+        self.refused: dict[str, str] = {}
+        self.redelivered = 0
+        self._lock = threading.Lock()
+
+    def enter(self, line: str, finding: Parsed | str) -> bool:
+        """Enter what a line says or why it says nothing; tell whether the line is new. A line may come twice."""
+        with self._lock:
+            if line in self.parsed or line in self.refused:
+                self.redelivered += 1
+                return False
+            if isinstance(finding, str):
+                self.refused[line] = finding
+            else:
+                self.parsed[line] = finding
+            return True
+
+
+def read_lines(number: int) -> dict[str, dict[str, bytes]]:
+    """Read the first lines of each file; return them by file and by the id under which they are sent."""
+    lines: dict[str, dict[str, bytes]] = {}
+    for name in FILES:
+        with gzip.open(DATA / f"{name}.gz", "rb") as file:
+            first = enumerate(itertools.islice(file, number), start=1)
+            lines[name] = {f"{name}:{n}": line.removesuffix(b"\n") for n, line in first}
+    return lines
+
+
+def ship(broker: unimq.Broker, topic: unimq.Topic, name: str, lines: dict[str, bytes], seen: Progress) -> None:
+    """Send the lines of one file as they are, as the agent on a machine does."""
+    with broker.producer(topic) as producer:
+        for number, line in lines.items():
+            producer.enqueue(line, key=name, headers={"file": name}, message_id=number)
+            seen.add("shipped", 1)
+        producer.flush()
+
+
+def work(
+    broker: unimq.Broker, source: unimq.Subscription, findings: Findings, seen: Progress, stop: threading.Event
+) -> None:
+    """Parse lines as one of several competing workers, until told to stop."""
+    with broker.consumer(source, prefetch=2 * BATCH) as consumer:
+        while not stop.is_set():
+            good: list[unimq.Delivery] = []
+            new = 0
+            for delivery in consumer.receive(BATCH, timeout=0.5):
+                try:
+                    new += findings.enter(delivery.id, parse(str(delivery.headers["file"]), delivery.body))
+                    good.append(delivery)
+                except ValueError as error:
+                    new += findings.enter(delivery.id, str(error))
+                    # A lost lease means that the line comes again; `findings` will know it.
+                    with contextlib.suppress(unimq.LeaseLost):
+                        delivery.reject(str(error))
+            with contextlib.suppress(unimq.LeaseLost):
+                consumer.ack(good)
+            seen.add("parsed", new)
+        with contextlib.suppress(unimq.LeaseLost):
+            consumer.settle()
+
+
+def archive(
+    broker: unimq.Broker,
+    source: unimq.Subscription,
+    archived: dict[str, bytes],
+    seen: Progress,
+    stop: threading.Event,
+) -> None:
+    """Keep every line, good or bad, until told to stop. Only this thread writes to `archived`."""
+    with broker.consumer(source, prefetch=2 * BATCH) as consumer:
+        while not stop.is_set():
+            batch = consumer.receive(BATCH, timeout=0.5)
+            before = len(archived)
+            archived |= {delivery.id: delivery.body for delivery in batch}
+            with contextlib.suppress(unimq.LeaseLost):
+                consumer.ack(batch)
+            seen.add("archived", len(archived) - before)
+        with contextlib.suppress(unimq.LeaseLost):
+            consumer.settle()
+
+
+def read_dead_letters(
+    broker: unimq.Broker, queue: unimq.Queue, number: int, patience: float
+) -> dict[str, tuple[bytes, str]]:
+    """Read so many dead letters; return line and reason of each by the id of the line."""
+    dead: dict[str, tuple[bytes, str]] = {}
+    with broker.consumer(queue, prefetch=2 * BATCH) as consumer:
+        while len(dead) < number and (batch := consumer.receive(BATCH, timeout=patience)):
+            dead |= {each.id: (each.body, str(each.headers["unimq-dead-reason"])) for each in batch}
+            consumer.ack(batch)
+        consumer.settle()
+    return dead
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--lines", type=positive, default=1000, help="at most so many of each file (default: %(default)s, all: 4328)"
+    )
+    parser.add_argument("--workers", type=positive, default=4, help="competing workers (default: %(default)s)")
+    options = parser.parse_args()
+    files = read_lines(options.lines)
+    lines = {number: line for each in files.values() for number, line in each.items()}
+
+    topic = unimq.Topic(own_name("logs"))
+    parsing = topic.subscription("parsing")
+    archiving = topic.subscription("archive", dead_letter=False)
+    findings, archived, stop = Findings(), dict[str, bytes](), threading.Event()
+    totals = dict.fromkeys(("shipped", "parsed", "archived"), len(lines))
+
+    with unimq.connect(options.url) as broker, declared(broker, topic, parsing, archiving):
+        started = time.monotonic()
+        with progress(totals) as seen, ThreadPoolExecutor(options.workers + 1 + len(files)) as threads:
+            try:
+                running = [threads.submit(work, broker, parsing, findings, seen, stop) for _ in range(options.workers)]
+                running.append(threads.submit(archive, broker, archiving, archived, seen, stop))
+                for shipping in [threads.submit(ship, broker, topic, *file, seen) for file in files.items()]:
+                    shipping.result()
+                seen.wait("parsed", len(lines), running, options.patience)
+                seen.wait("archived", len(lines), running, options.patience)
+            finally:
+                stop.set()
+            for thread in running:
+                thread.result()
+        elapsed = time.monotonic() - started
+        dead = read_dead_letters(broker, dead_letters_of(parsing), len(findings.refused), options.patience)
+        backend = broker.capabilities.backend
+
+    events = Counter(event for event, _ in findings.parsed.values())
+    components = Counter(component for _, component in findings.parsed.values())
+    print(f"{len(lines)} lines of {len(files)} files, {options.workers} workers, {backend}: {elapsed:.2f} s")
+    print_table(("event", "lines"), events.most_common(8))
+    print_table(("component", "lines"), components.most_common(8))
+    print_table(("dead letter", "lines"), Counter(reason for _, reason in dead.values()).most_common())
+
+    parsed, refused = expected(files)
+    return reconciled(
+        [
+            ("lines parsed", len(parsed), len(findings.parsed)),
+            ("lines parsed wrongly", 0, len(parsed.items() ^ findings.parsed.items())),
+            ("dead letters", len(refused), len(dead)),
+            ("dead letters with a wrong line or reason", 0, len(refused.items() ^ dead.items())),
+            ("lines archived", len(lines), len(archived)),
+            ("lines archived wrongly", 0, len(lines.items() ^ archived.items())),
+        ],
+        f"{len(lines)} lines in = {len(findings.parsed)} parsed + {len(dead)} dead-lettered = {len(archived)} archived"
+        f" ({findings.redelivered} redeliveries recognised)",
+    )
+
+
+def expected(files: dict[str, dict[str, bytes]]) -> tuple[dict[str, Parsed], dict[str, tuple[bytes, str]]]:
+    """Return what must become of the lines, without any broker: what good ones say, reasons of bad ones."""
+    parsed: dict[str, Parsed] = {}
+    refused: dict[str, tuple[bytes, str]] = {}
+    for name, lines in files.items():
+        for number, line in lines.items():
+            try:
+                parsed[number] = parse(name, line)
+            except ValueError as error:
+                refused[number] = (line, str(error))
+    return parsed, refused
+
+
+def print_table(head: tuple[str, str], rows: list[tuple[str, int]]) -> None:
+    for name, number in (head, *rows):
+        print(f"  {name:<34} {number:>7}")
+
+
+if __name__ == "__main__":
+    run(main)
