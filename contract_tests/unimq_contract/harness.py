@@ -39,6 +39,8 @@ class Bounds:
     """By when the messages of a killed consumer return, on top of `within` (session timeouts, leases)."""
     backlog: int = 300
     """Messages of a test that wants many."""
+    programs: tuple[int, int] = (8, 30)
+    """Number of random programs for the model, and steps of each."""
 
     def stressed(self, factor: float) -> "Bounds":
         """Return the limits for a machine that is `factor` times as slow."""
@@ -53,7 +55,7 @@ class Bounds:
 
 
 _BOUNDS = {
-    "memory": Bounds(within=5.0, quiet=0.02, wake=0.5, delay=0.2),
+    "memory": Bounds(within=5.0, quiet=0.02, wake=0.5, delay=0.2, programs=(50, 50)),
     "amqp": Bounds(within=15.0, quiet=0.15, wake=2.0),
     "kafka": Bounds(within=30.0, quiet=0.3, wake=2.0, crash=60.0),
     "sqs": Bounds(within=30.0, quiet=0.3, wake=3.0, tolerance=0.2, delay=1.0, crash=40.0),
@@ -257,6 +259,13 @@ class Destinations:
         subscription = topic.subscription(name, **policy)
         self._made.insert(0, subscription)
         return subscription
+
+    @staticmethod
+    def bare(destination: unimq.Queue | unimq.Topic | unimq.Subscription) -> unimq.Queue | unimq.Subscription:
+        """Return what a consumer would read of it, without any policy."""
+        if isinstance(destination, unimq.Subscription):
+            return unimq.Topic(destination.topic.name).subscription(destination.name)
+        return unimq.Queue(destination.name)
 
     def delete(self, broker: unimq.Broker) -> None:
         """Delete all of them with their dead-letter queues."""
