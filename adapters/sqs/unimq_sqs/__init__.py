@@ -1,1 +1,32 @@
-"""The adapter for Amazon SQS and SNS, on boto3."""
+"""The adapter for Amazon SQS and SNS: ``sqs://`` for AWS, ``sqs+http://`` for emulators. See ``docs/sqs.md``."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from unimq import MissingDependency
+from unimq.adapter import BrokerURL
+
+try:
+    # boto3 brings it; boto3's own layer on top is not needed.
+    from unimq_sqs._driver import Clients, SQSDriver
+except ModuleNotFoundError as exc:
+    if exc.name != "botocore":
+        raise
+    raise MissingDependency("sqs:// needs boto3: pip install 'unimq[sqs]'") from exc
+
+from unimq_sqs._options import SQSOptions, read_settings
+
+__all__ = ["Clients", "SQSAdapter", "SQSOptions"]
+
+
+class SQSAdapter:
+    """``sqs://?region=eu-west-1`` and ``sqs+http://KEY:SECRET@127.0.0.1:PORT/?region=us-east-1``."""
+
+    schemes: ClassVar[Sequence[str]] = ("sqs", "sqs+http")
+    options: ClassVar[type[msgspec.Struct]] = SQSOptions
+
+    def connect(self, url: BrokerURL, options: SQSOptions, *, timeout: float) -> SQSDriver:
+        """See `unimq.adapter.Adapter.connect`."""
+        return SQSDriver(read_settings(url, options), timeout)

@@ -1,0 +1,553 @@
+"""Receiving from one queue: long polls, leases kept by our own clock, settlements in batches."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from unimq import ConnectionLost, LeaseLost, UnimqError, Unsupported
+from unimq.adapter import Delivery, DeliverySink
+from unimq_sqs._batching import LARGEST_BATCH, Batcher, pause_before, run_batch
+from unimq_sqs._errors import NATIVE_ERRORS, translate
+from unimq_sqs._options import LONGEST_VISIBILITY
+from unimq_sqs._settlements import Generation, Settlements
+from unimq_sqs._wire import Received, decode
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+ACK_LINGER = 0.1
+"""Seconds that an ack waits for others; a tenth of the requests at 100 acks a second (`settle` does not wait)."""
+CHANGE_LINGER = 0.01
+ROOM_PATIENCE = 0.05
+"""Seconds that a poll waits for room for more than a few messages; afterwards it asks for those few."""
+MOST_UNCONFIRMED = 2_000
+"""Unconfirmed settlements beyond which nothing more is fetched (L5)."""
+CLOSE_RESERVE = 1.0
+"""Seconds of the time for closing that are kept for giving messages back, when a long poll does not end in time."""
+
+log = logging.getLogger("unimq.sqs")
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSettings:
+    """How one consumer receives."""
+
+    queue: str
+    url: str
+    prefetch: int
+    visibility: int
+    """Seconds of one lease."""
+    keep: bool
+    """The lease is renewed while the message is held; not so where the user declared when it ends (A5, A10)."""
+    wait: int
+    pollers: int
+
+
+class Held:
+    """What finds a delivery again: its token. Guarded by the lock of the receiver."""
+
+    __slots__ = ("changing", "delivery", "handles", "next_change", "received_at")
+
+    def __init__(self, handle: str, received_at: float) -> None:
+        self.delivery: Delivery
+        self.handles = [handle]
+        """More than one if SQS returned the message twice in one answer: an ack deletes all, one is delivered."""
+        self.received_at = received_at
+        """Before the request was sent, so that every lease ends here no later than there."""
+        self.changing = False
+        """A change of its visibility is under way: the next one waits for it, or the earlier could win."""
+        self.next_change: Change | None = None
+
+
+class Ack(msgspec.Struct, eq=False):
+    """One receipt handle to delete."""
+
+    held: Held
+    handle: str
+    generation: Generation
+
+
+class Change(msgspec.Struct, eq=False):
+    """A new visibility timeout for a message."""
+
+    held: Held
+    seconds: int
+    generation: Generation | None = None
+    """Set where it settles the message (nack)."""
+    is_last: bool = False
+    """The message is given back with it, and no later change may follow."""
+
+
+class SQSReceiver:
+    """See `unimq.adapter.Receiver`. One lock guards all that changes, `held` first of all; two conditions share it.
+
+    Threads: pollers (one when idle), the keeper of leases, and the request threads of the two batchers. Requests are
+    made without the lock.
+    """
+
+    def __init__(self, client: "SQSClient", polls: "SQSClient", settings: ReceiverSettings, sink: DeliverySink) -> None:
+        self._client = client
+        self._polls = polls
+        self._settings = settings
+        self._sink = sink
+        lock = threading.RLock()
+        self._room = threading.Condition(lock)
+        """Pollers wait here for room, for the end of a pause, and between attempts."""
+        self._clock = threading.Condition(lock)
+        """The keeper waits here for the next end of a lease."""
+        self._recovery = threading.Condition(lock)
+        """Pollers wait here between attempts: apart from the others, for whom a place is free."""
+        self._next_look = inf
+        self._held: set[Held] = set()
+        self._reserved = 0
+        """Messages that running polls may bring."""
+        self._running_pollers = 0
+        self._pollers: list[threading.Thread] = []
+        self._paused = False
+        self._closing = False
+        self._ended = False
+        self._settlements = Settlements()
+        self._acks: Batcher[Ack] = Batcher(
+            "ack",
+            lambda batch: run_batch(_Deleting(self), batch, self._acks.stopping),
+            self._acks_crashed,
+            threads=settings.pollers,
+            linger=ACK_LINGER,
+            eager=False,
+        )
+        self._changes: Batcher[Change] = Batcher(
+            "visibility",
+            lambda batch: run_batch(_Changing(self), batch, self._changes.stopping),
+            self._changes_crashed,
+            threads=2,
+            linger=CHANGE_LINGER,
+            eager=True,
+        )
+        self._keeper = threading.Thread(target=self._guarded, args=(self._keep,), name="unimq-sqs-leases", daemon=True)
+        self._keeper.start()
+        with lock:
+            self._add_poller()
+
+    @property
+    def where(self) -> str:
+        """The queue, for errors."""
+        return f"queue {self._settings.queue!r}"
+
+    # Fetching.
+
+    def _add_poller(self) -> None:
+        self._running_pollers += 1
+        self._pollers = [thread for thread in self._pollers if thread.is_alive()]
+        thread = threading.Thread(target=self._guarded, args=(self._poll,), name="unimq-sqs-poll", daemon=True)
+        self._pollers.append(thread)
+        thread.start()
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Run a thread; whatever ends it unexpectedly ends the consumer with a typed error, never in silence."""
+        try:
+            run()
+        except Exception as error:
+            log.exception("unexpected failure in a thread of unimq")
+            failure = ConnectionLost(f"receiving from {self.where}: unexpected {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._fail(failure)
+
+    def _fail(self, error: UnimqError) -> None:
+        with self._room:
+            if self._closing:
+                return
+            self._stop_polling()
+            self._sink.failed(error)
+
+    def _poll(self) -> None:
+        failures = 0
+        while True:
+            with self._room:
+                asked = self._wait_for_room()
+                if not asked:
+                    self._running_pollers -= 1
+                    return
+                self._reserved += asked
+            started = time.monotonic()
+            try:
+                messages = self._receive(asked)
+                failures = 0
+            except NATIVE_ERRORS as error:
+                failures += 1
+                problem = translate(error, f"receiving from {self.where}")
+                if not isinstance(problem, ConnectionLost):
+                    self._fail(problem)
+                messages = None
+                log.warning("%s; attempt %d", problem, failures)
+            with self._room:
+                self._reserved -= asked
+                if messages is None:
+                    # Alone it goes on for ever: an outage of the service ends, and leases are a matter of time (L3).
+                    if not self._closing:
+                        self._recovery.wait(pause_before(failures))
+                    continue
+                if not self._closing and not self._paused:
+                    self._take_in(messages, started)
+                    if not messages and self._running_pollers > 1:
+                        self._running_pollers -= 1
+                        return
+                    if len(messages) == asked and self._free() > 0 and self._running_pollers < self._settings.pollers:
+                        self._add_poller()
+                    continue
+            # Nobody wants them any more: others shall have them at once, and not when their lease ends.
+            self._give_back(messages)
+
+    def _stop_polling(self) -> None:
+        self._closing = True
+        self._room.notify_all()
+        self._recovery.notify_all()
+
+    def _free(self) -> int:
+        return self._settings.prefetch - len(self._held) - self._reserved
+
+    def _wait_for_room(self) -> int:
+        """Return how many messages to ask for (R3); 0 ends the poller."""
+        enough = min(LARGEST_BATCH, max(1, self._settings.prefetch // 2))
+        give_up_waiting = inf
+        while not self._closing:
+            free = self._free()
+            if self._paused or free <= 0 or self._settlements.unconfirmed >= MOST_UNCONFIRMED:
+                give_up_waiting = inf
+                self._room.wait()
+                continue
+            now = time.monotonic()
+            if free >= enough or now >= give_up_waiting:
+                return min(LARGEST_BATCH, free)
+            give_up_waiting = min(give_up_waiting, now + ROOM_PATIENCE)
+            self._room.wait(give_up_waiting - now)
+        return 0
+
+    def _receive(self, count: int) -> Sequence[Received]:
+        settings = self._settings
+        response: Received = self._polls.receive_message(
+            QueueUrl=settings.url,
+            MaxNumberOfMessages=count,
+            WaitTimeSeconds=settings.wait,
+            VisibilityTimeout=settings.visibility,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+        )
+        return response.get("Messages") or []
+
+    def _take_in(self, messages: Sequence[Received], started: float) -> None:
+        by_id: dict[str, Held] = {}
+        deliveries: list[Delivery] = []
+        lease_until = started + self._settings.visibility
+        for message in messages:
+            known = by_id.get(message["MessageId"])
+            if known is not None:
+                known.handles.append(message["ReceiptHandle"])
+                continue
+            held = by_id[message["MessageId"]] = Held(message["ReceiptHandle"], started)
+            attempt = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+            held.delivery = Delivery(decode(message), attempt, held, self._sink, message, lease_until)
+            deliveries.append(held.delivery)
+        if deliveries:
+            self._held.update(by_id.values())
+            self._look_at(lease_until)
+            self._sink.deliver(deliveries)
+
+    def _give_back(self, messages: Sequence[Received]) -> None:
+        if not messages:
+            return
+        try:
+            self._client.change_message_visibility_batch(
+                QueueUrl=self._settings.url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+                    for number, message in enumerate(messages)
+                ],
+            )
+        except NATIVE_ERRORS as error:
+            log.warning("%d messages of %s return when their lease ends: %s", len(messages), self.where, error)
+
+    # Leases.
+
+    def _look_at(self, lease_until: float) -> None:
+        """Wake the keeper if it would sleep too long for a lease that ends then. Under the lock."""
+        if lease_until - self._margin() < self._next_look:
+            self._clock.notify()
+
+    def _margin(self) -> float:
+        return self._settings.visibility / 2 if self._settings.keep else 0.0
+
+    def _keep(self) -> None:
+        """Renew leases at half their time, and report those that ended (A5, A6, A10)."""
+        together = self._settings.visibility / 10
+        with self._clock:
+            while not self._ended:
+                now = time.monotonic()
+                over: list[Held] = []
+                self._next_look = inf
+                for held in self._held:
+                    lease_until = held.delivery.lease_until
+                    if now >= lease_until:
+                        over.append(held)
+                        continue
+                    look = lease_until
+                    if self._settings.keep and not held.changing:
+                        look -= self._margin()
+                        most = int(held.received_at + LONGEST_VISIBILITY - now) - 1
+                        if now >= look - together:
+                            # At the end of the 12 hours nothing can be renewed.
+                            if now + most > lease_until:
+                                self._change(Change(held, min(self._settings.visibility, most)))
+                            look = lease_until
+                    self._next_look = min(self._next_look, look)
+                self._lose(over)
+                self._clock.wait(None if self._next_look == inf else max(0.0, self._next_look - time.monotonic()))
+
+    def _lose(self, over: Sequence[Held]) -> None:
+        """Report that these are not ours any more. Under the lock."""
+        if over:
+            self._held.difference_update(over)
+            self._sink.lost([held.delivery for held in over])
+            self._room.notify_all()
+
+    def extend(self, delivery: Delivery, duration: float) -> None:
+        """See `unimq.adapter.Receiver.extend`."""
+        held = _held(delivery)
+        seconds = self._visibility("extend", held, duration)
+        with self._clock:
+            if held in self._held:
+                # A shorter one counts at once, a longer one when it is confirmed.
+                delivery.lease_until = min(delivery.lease_until, time.monotonic() + seconds)
+                self._look_at(delivery.lease_until)
+                self._change(Change(held, seconds))
+
+    def _visibility(self, what: str, held: Held, duration: float) -> int:
+        """Return whole seconds, rounded up, if SQS allows so many for this message."""
+        seconds = ceil(duration)
+        most = int(held.received_at + LONGEST_VISIBILITY - time.monotonic())
+        if seconds > most:
+            raise Unsupported(
+                f"{what} by {duration:g} s on sqs",
+                f"SQS hides a message for at most 12 hours after its receipt, of which {most} s are left; it returns"
+                " when its lease ends",
+                "a shorter time",
+            )
+        return seconds
+
+    def _change(self, change: Change) -> None:
+        """Change a visibility, after the change that is under way for the same message. Under the lock."""
+        held = change.held
+        if not held.changing:
+            held.changing = True
+            if not self._changes.add((change,)):
+                self._changed(change, self._closed_error())
+        elif held.next_change is None or not held.next_change.is_last:
+            held.next_change = change
+
+    def _changed(self, change: Change, error: UnimqError | None, lease_until: float = 0.0) -> None:
+        """Take the outcome of a change, and begin the next one for the message."""
+        held = change.held
+        with self._clock:
+            held.changing = False
+            following, held.next_change = held.next_change, None
+            if held in self._held and not change.is_last:
+                if error is None:
+                    held.delivery.lease_until = lease_until
+                    self._look_at(lease_until)
+                elif isinstance(error, LeaseLost):
+                    self._lose((held,))
+            if following is not None:
+                self._change(following)
+        if change.generation is not None:
+            self._settlements.finish(change.generation, error)
+        elif error is not None:
+            log.warning("%s", error)
+
+    def _closed_error(self) -> ConnectionLost:
+        return ConnectionLost(f"the consumer of {self.where} was closed before the settlement was confirmed")
+
+    # Settling.
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See `unimq.adapter.Receiver.ack`."""
+        acks: list[Ack] = []
+        now = time.monotonic()
+        # A lease that ends soon does not wait for company.
+        soon = now + max(5.0, self._settings.visibility / 5)
+        urgent = False
+        for delivery in deliveries:
+            held = self._release(delivery)
+            if held is not None:
+                urgent = urgent or delivery.lease_until < soon
+                generation = self._settlements.start(len(held.handles))
+                acks += [Ack(held, handle, generation) for handle in held.handles]
+        if acks:
+            if not self._acks.add(acks):
+                for ack in acks:
+                    self._settlements.finish(ack.generation, self._closed_error())
+            elif urgent:
+                self._acks.hurry()
+
+    def _release(self, delivery: Delivery) -> Held | None:
+        """Stop holding a delivery in order to settle it; `None` if it was lost in the meantime."""
+        held = _held(delivery)
+        with self._room:
+            if held in self._held:
+                self._held.remove(held)
+                self._room.notify()
+                return held
+        self._settlements.finish(self._settlements.start(1), self.lost_error(held))
+        return None
+
+    def lost_error(self, held: Held) -> LeaseLost:
+        """Return the error of a settlement that came too late."""
+        return LeaseLost(
+            f"the lease of message {held.delivery.id} from {self.where} ended before its settlement was confirmed; it"
+            " will be or was delivered again"
+        )
+
+    def nack(self, delivery: Delivery, delay: float) -> None:
+        """See `unimq.adapter.Receiver.nack`."""
+        held = self._release(delivery)
+        if held is not None:
+            seconds = self._visibility("nack", held, delay)
+            with self._clock:
+                self._change(Change(held, seconds, self._settlements.start(1), is_last=True))
+
+    def barrier(self, done: Callable[[Sequence[UnimqError]], None]) -> None:
+        """See `unimq.adapter.Receiver.barrier`."""
+        self._settlements.barrier(done)
+        self._acks.hurry()
+        self._changes.hurry()
+
+    def _acks_crashed(self, acks: list[Ack], cause: Exception) -> None:
+        error = ConnectionLost(f"acknowledging to {self.where}: unexpected {type(cause).__name__}")
+        error.__cause__ = cause
+        for ack in acks:
+            self._settlements.finish(ack.generation, error)
+
+    def _changes_crashed(self, changes: list[Change], cause: Exception) -> None:
+        error = ConnectionLost(f"changing visibilities of {self.where}: unexpected {type(cause).__name__}")
+        error.__cause__ = cause
+        for change in changes:
+            self._changed(change, error)
+
+    # Pausing and closing.
+
+    def pause(self) -> None:
+        """See `unimq.adapter.Receiver.pause`. What a running poll still brings is given back at once."""
+        with self._room:
+            self._paused = True
+
+    def resume(self) -> None:
+        """See `unimq.adapter.Receiver.resume`."""
+        with self._room:
+            self._paused = False
+            self._room.notify_all()
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Receiver.close`.
+
+        The running long polls end first: SQS would hand the next messages to an aborted one, where nobody sees them
+        until their lease is over. Only then are held messages given back, or those polls would receive them.
+        """
+        deadline = time.monotonic() + timeout
+        polls_until = deadline - min(CLOSE_RESERVE, timeout / 4)
+        with self._room:
+            if self._ended:
+                return
+            self._stop_polling()
+        self._acks.hurry()
+        for thread in self._pollers:
+            thread.join(max(0.0, polls_until - time.monotonic()))
+        with self._room:
+            rest, self._held = self._held, set()
+            self._ended = True
+            self._clock.notify()
+            for held in rest:
+                self._change(Change(held, 0, is_last=True))
+        for ack in self._acks.close(max(0.0, deadline - time.monotonic())):
+            self._settlements.finish(ack.generation, self._closed_error())
+        for change in self._changes.close(max(0.0, deadline - time.monotonic())):
+            self._changed(change, self._closed_error())
+        self._keeper.join(max(0.0, deadline - time.monotonic()))
+
+
+def _held(delivery: Delivery) -> Held:
+    return cast("Held", delivery.token)
+
+
+class _Deleting:
+    """`unimq_sqs._batching.BatchRequest` for acks; retried until the lease ends."""
+
+    default_error: type[UnimqError] = LeaseLost
+
+    def __init__(self, receiver: SQSReceiver) -> None:
+        self.receiver = receiver
+        self.doing = f"acknowledging to {receiver.where}"
+
+    def call(self, entries: list[Any]) -> Mapping[str, Any]:
+        return self.receiver._client.delete_message_batch(QueueUrl=self.receiver._settings.url, Entries=entries)
+
+    def entry(self, item: Ack) -> Mapping[str, Any]:
+        return {"ReceiptHandle": item.handle}
+
+    def deadline(self, item: Ack) -> float:
+        return item.held.delivery.lease_until
+
+    def succeeded(self, results: list[tuple[Ack, Mapping[str, Any]]], started: float) -> None:
+        now = time.monotonic()
+        for ack, _ in results:
+            # With an old handle SQS says yes as well, and keeps the message.
+            late = now >= ack.held.delivery.lease_until
+            self.receiver._settlements.finish(ack.generation, self.receiver.lost_error(ack.held) if late else None)
+
+    def refused(self, items: list[Ack], error: UnimqError) -> None:
+        for ack in items:
+            self.receiver._settlements.finish(ack.generation, error)
+
+    def expired(self, items: list[Ack], cause: UnimqError | None) -> None:
+        for ack in items:
+            error = self.receiver.lost_error(ack.held)
+            error.__cause__ = cause
+            self.receiver._settlements.finish(ack.generation, error)
+
+
+class _Changing:
+    """`unimq_sqs._batching.BatchRequest` for visibility; retried until the lease ends, when messages return anyway."""
+
+    default_error: type[UnimqError] = LeaseLost
+
+    def __init__(self, receiver: SQSReceiver) -> None:
+        self.receiver = receiver
+        self.doing = f"changing the visibility of messages of {receiver.where}"
+
+    def call(self, entries: list[Any]) -> Mapping[str, Any]:
+        return self.receiver._client.change_message_visibility_batch(
+            QueueUrl=self.receiver._settings.url, Entries=entries
+        )
+
+    def entry(self, item: Change) -> Mapping[str, Any]:
+        return {"ReceiptHandle": item.held.handles[-1], "VisibilityTimeout": item.seconds}
+
+    def deadline(self, item: Change) -> float:
+        return item.held.delivery.lease_until
+
+    def succeeded(self, results: list[tuple[Change, Mapping[str, Any]]], started: float) -> None:
+        for change, _ in results:
+            self.receiver._changed(change, None, started + change.seconds)
+
+    def refused(self, items: list[Change], error: UnimqError) -> None:
+        for change in items:
+            self.receiver._changed(change, error)
+
+    def expired(self, items: list[Change], cause: UnimqError | None) -> None:
+        for change in items:
+            error = self.receiver.lost_error(change.held)
+            error.__cause__ = cause
+            self.receiver._changed(change, error)

@@ -1,0 +1,158 @@
+"""Sending to a queue or a topic: checked and encoded by the caller, sent in batches by a few request threads."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import msgspec
+
+from unimq import MessageTooLarge, SendRejected, SendUnknown, UnimqError, Unsupported
+from unimq.adapter import OutcomeSink, Outgoing
+from unimq_sqs._batching import Batcher, run_batch
+from unimq_sqs._wire import Encoded, attributes_of, encode, matches
+
+LINGER = 0.01
+"""Seconds that messages wait for company while another request is under way; never when none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What differs between a queue and a topic."""
+
+    what: str
+    call: Callable[[list[Any]], Mapping[str, Any]]
+    limit: int
+    """Bytes of the largest message, attribute counted."""
+    is_topic: bool
+
+
+class Ready(msgspec.Struct, eq=False):
+    """A checked message on its way."""
+
+    entry: Outgoing
+    encoded: Encoded
+
+
+class SQSSender:
+    """See `unimq.adapter.Sender`. `open` holds what has no outcome yet; whoever removes an item from it reports it."""
+
+    is_immediate = False
+    default_error: type[UnimqError] = SendRejected
+
+    def __init__(self, destination: Destination, sink: OutcomeSink, threads: int) -> None:
+        self.doing = f"sending to {destination.what}"
+        self.destination = destination
+        self.sink = sink
+        self.open: set[Ready] = set()
+        self.batcher: Batcher[Ready] = Batcher(
+            "send",
+            lambda batch: run_batch(self, batch, self.batcher.stopping),
+            self._crashed,
+            threads=threads,
+            linger=LINGER,
+            eager=True,
+            size=lambda ready: ready.encoded.size,
+        )
+
+    def submit(self, entries: Sequence[Outgoing]) -> None:
+        """See `unimq.adapter.Sender.submit`."""
+        ready: list[Ready] = []
+        for entry in entries:
+            encoded = encode(entry.message)
+            error = self._refuse(entry, encoded)
+            if error is None:
+                ready.append(Ready(entry, encoded))
+            else:
+                self.sink.failed((entry,), error)
+        self.open.update(ready)
+        if not self.batcher.add(ready):
+            self._fail(ready, SendRejected(f"{self.doing}: the sender is closed"))
+
+    def _refuse(self, entry: Outgoing, encoded: Encoded) -> UnimqError | None:
+        """Return the error of what would fail later, or fail the whole request with it (S3, S4)."""
+        if encoded.size > self.destination.limit:
+            return MessageTooLarge(
+                f"{self.destination.what} takes {self.destination.limit} bytes with headers; message"
+                f" {entry.message.id} has {encoded.size}, encoding counted",
+                message_id=entry.message.id,
+            )
+        if entry.message.delay and self.destination.is_topic:
+            return Unsupported("delay on SNS topics", "SNS has no delay", "delay the processing, or send to a queue")
+        return None
+
+    def flush(self) -> None:
+        """See `unimq.adapter.Sender.flush`."""
+        self.batcher.hurry()
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Sender.close`."""
+        self.batcher.close(timeout)
+        self._fail(list(self.open), SendUnknown(f"{self.doing}: closed before the confirmation came; it may be stored"))
+
+    def _claim(self, items: Sequence[Ready]) -> list[Outgoing]:
+        """Take items out of `open`; those that `close` gave up in the meantime have their outcome already."""
+        mine: list[Outgoing] = []
+        for ready in items:
+            try:
+                self.open.remove(ready)
+            except KeyError:
+                continue
+            mine.append(ready.entry)
+        return mine
+
+    def _fail(self, items: Sequence[Ready], error: UnimqError) -> None:
+        entries = self._claim(items)
+        if entries:
+            self.sink.failed(entries, error)
+
+    def _crashed(self, items: list[Ready], cause: Exception) -> None:
+        error = SendUnknown(f"{self.doing}: unexpected {type(cause).__name__}; it may be stored")
+        error.__cause__ = cause
+        self._fail(items, error)
+
+    # One batch request: `unimq_sqs._batching.BatchRequest`.
+
+    def call(self, entries: list[Any]) -> Mapping[str, Any]:
+        """Send a batch."""
+        return self.destination.call(entries)
+
+    def entry(self, item: Ready) -> Mapping[str, Any]:
+        """Return the entry of one message."""
+        encoded = item.encoded
+        if self.destination.is_topic:
+            return {"Message": encoded.body, "MessageAttributes": attributes_of(encoded)}
+        entry = {"MessageBody": encoded.body, "MessageAttributes": attributes_of(encoded)}
+        delay = item.entry.message.delay
+        # Whole seconds, rounded up: not before the delay is over (T2).
+        return {**entry, "DelaySeconds": ceil(delay)} if delay else entry
+
+    def deadline(self, item: Ready) -> float:
+        """Return until when the message may be sent again (S2)."""
+        return item.entry.deadline
+
+    def succeeded(self, results: list[tuple[Ready, Mapping[str, Any]]], started: float) -> None:
+        """Report what is stored, after comparing the checksums (S1); SNS has none."""
+        stored: list[Ready] = []
+        for item, result in results:
+            if self.destination.is_topic or matches(item.encoded, result):
+                item.entry.position = result["MessageId"]
+                stored.append(item)
+            else:
+                self._fail(
+                    [item], SendUnknown(f"{self.doing}: the checksum of the stored message differs from what was sent")
+                )
+        entries = self._claim(stored)
+        if entries:
+            self.sink.stored(entries)
+
+    def refused(self, items: list[Ready], error: UnimqError) -> None:
+        """Report what is certainly not stored."""
+        self._fail(items, error)
+
+    def expired(self, items: list[Ready], cause: UnimqError | None) -> None:
+        """Report what was not confirmed in time (S2)."""
+        text = f"{self.doing}: no confirmation within the timeout; it may be stored"
+        error = SendUnknown(f"{text} ({cause})" if cause else text)
+        error.__cause__ = cause and (cause.__cause__ or cause)
+        self._fail(items, error)
