@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from unimq._cli._output import UsageError, fail
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_output()
         return _SIGPIPE
     except OSError as error:
-        # Input that cannot be read, or output on a full disk.
+        # Input that cannot be read, or output to a full disk.
+        _close_output()
         return fail(str(error))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -66,6 +68,6 @@ def _leaving_in_good_order() -> Generator[None]:
 
 
 def _close_output() -> None:
-    """Nobody reads any more: what Python still writes at its own end must not fail again, visibly."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """What Python still has to write at its own end must not fail again, visibly."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

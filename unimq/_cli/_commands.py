@@ -126,7 +126,8 @@ def send(
     body: str | None = None,
     /,
     *,
-    file: Path | None = None,
+    # The parser takes a lone hyphen for an option otherwise.
+    file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     lines: Flag = False,
     topic: Flag = False,
     key: str | None = None,

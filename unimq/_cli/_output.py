@@ -46,7 +46,12 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         table.add_row(*(row[index] for index in used))
     # What a file or another program gets should not depend on the width of a terminal that is not there.
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    # Captured, because rich ends the program by itself when the reader of the output is gone.
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().strip("\n").splitlines():
+        write_line(line.rstrip().encode())
 
 
 def body_line(delivery: Delivery) -> bytes:
