@@ -51,6 +51,7 @@ class _Loop:
         self.loop = asyncio.get_running_loop()
         self._woken: Mailbox[asyncio.Future[None]] = Mailbox(self._wake)
         self._workers: ThreadPoolExecutor | None = None
+        self._closed = False
 
     def _wake(self) -> None:
         try:
@@ -99,12 +100,16 @@ class _Loop:
 
     async def in_worker(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking administrative call beside the loop."""
+        if self._closed:
+            # The broker is closed, and the call says so at once; it must not bring the worker threads back (L4).
+            return call(*args, **kwargs)
         if self._workers is None:
             self._workers = ThreadPoolExecutor(4, "unimq-administration")
         return await self.loop.run_in_executor(self._workers, functools.partial(call, *args, **kwargs))
 
     def close(self) -> None:
         """End the worker threads."""
+        self._closed = True
         if self._workers is not None:
             self._workers.shutdown(wait=True)
             self._workers = None
@@ -327,6 +332,7 @@ class AsyncProducer:
     async def flush(self, timeout: Seconds | None = None) -> None:
         """Wait until everything enqueued so far has its outcome; see `Producer.flush` (S6)."""
         core = self._core
+        core.check_open()
         limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
         group = core.start_flush()
         await self._loop.suspend_until(group.finished, group.is_finished, time.monotonic() + limit)

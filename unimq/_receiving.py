@@ -286,7 +286,13 @@ class ConsumerCore:
         return True if not self.moves_under_way else None
 
     def start_barrier(self) -> SettleBarrier:
-        """Ask the driver to confirm the settlements handed over so far (A1); call after `moves_finished`."""
+        """Ask the driver to confirm the settlements handed over so far (A1); call after `moves_finished`.
+
+        Raises:
+            Closed: the consumer was closed, which confirmed them; or they belong to the parent process (L2).
+
+        """
+        self._check_open()
         with self.lock:
             move_errors, self.move_errors = self.move_errors, []
         barrier = SettleBarrier()

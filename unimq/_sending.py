@@ -152,6 +152,11 @@ class ProducerCore:
             entry.group = self.group
             self.group.remaining += 1
 
+    def check_open(self) -> None:
+        """Raise `Closed` if the producer was closed, or belongs to the parent process, whose outcomes never come (L2)."""
+        if self.closed:
+            raise Closed(self.closed)
+
     def start_flush(self) -> PipelinedGroup:
         """Return the group to wait for; what is enqueued from now on belongs to the next one."""
         with self.lock:

@@ -288,9 +288,11 @@ class Producer:
         Raises:
             SendRejected: some messages are not stored and nobody was told; ``outcomes`` holds their errors.
             SendUnknown: the same, and some may be stored or have no outcome yet.
+            Closed: the producer was closed, which waited for all outcomes.
 
         """
         core = self._core
+        core.check_open()
         limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
         group = core.start_flush()
         block_until(group.finished, group.is_finished, time.monotonic() + limit)
@@ -378,6 +380,7 @@ class Consumer:
         Raises:
             LeaseLost, ConnectionLost: some settlements came too late or did not arrive; those messages return.
             SendRejected, SendUnknown: a dead-letter copy was not confirmed; its message returns.
+            Closed: the consumer was closed, which confirmed all settlements.
 
         """
         core = self._core

@@ -66,12 +66,12 @@ def parse_url(url: str) -> BrokerURL:
 def _parse_host(text: str) -> tuple[str, int | None]:
     shape = _HOST.fullmatch(text)
     if shape is None or not shape["host"]:
-        raise ConfigError(f"host {text!r} in the URL: expected host or host:port")
+        # The text is not shown, here and below: where somebody forgot the host, it is the password.
+        raise ConfigError("a host in the URL is missing or malformed: expected host or host:port")
     if shape["port"] is None:
         return shape["host"].strip("[]"), None
     port = shape["port"]
     if not (port.isascii() and port.isdecimal()):
-        # The text is not shown: where somebody forgot the host, it is the password.
         raise ConfigError(f"the port of host {shape['host']!r} in the URL is no number; expected 1 to {_LAST_PORT}")
     if not 0 < int(port) <= _LAST_PORT:
         raise ConfigError(f"port {port} of host {shape['host']!r} in the URL: expected 1 to {_LAST_PORT}")
