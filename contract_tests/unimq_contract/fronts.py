@@ -109,16 +109,3 @@ class _Driven:
 
     def __repr__(self) -> str:
         return repr(self._target)
-
-
-def coroutine_parts(front: Front) -> AsyncioFront:
-    """Return the front as the asyncio one, for scenarios that only tasks can have (cancellation)."""
-    assert isinstance(front, AsyncioFront)
-    return front
-
-
-def native_part(broker: object) -> unimq.AsyncBroker:
-    """Return the asyncio object behind one that `AsyncioFront.connect` gave."""
-    assert isinstance(broker, _Driven)
-    assert isinstance(broker._target, unimq.AsyncBroker)
-    return broker._target

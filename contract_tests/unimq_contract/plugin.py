@@ -122,6 +122,9 @@ def _described(backend: Backend) -> str:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if parent.session.isinitpath(file_path):
+        # Named on the command line: pytest itself collects it.
+        return None
     if file_path.parent == _SUITE and file_path.suffix == ".py" and not file_path.stem.startswith("_"):
         return pytest.Module.from_parent(parent, path=file_path)  # pyright: ignore[reportUnknownMemberType]
     return None
@@ -159,6 +162,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is None:
             raise pytest.UsageError(f"{item.nodeid} says of no guarantee that it proves it")
         item.user_properties.append(("guarantees", mark.args))
+        tested = getattr(item, "callspec", None)
+        if tested is not None and "backend" in tested.params:
+            item.user_properties.append(("backend", tested.params["backend"].name))
 
 
 # Fixtures.
@@ -234,11 +240,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = cast("pytest.TestReport", (yield))
     if report.failed:
         item.stash[_failed] = True
-    numbers = dict(report.user_properties).get("guarantees")
-    if numbers and isinstance(item, pytest.Function) and (report.when == "call" or report.outcome != "passed"):
-        tested = cast("Backend", item.callspec.params["backend"])
-        by_number = item.config.stash[_outcomes].setdefault(tested.name, {})
-        for number in cast("tuple[str, ...]", numbers):
+    said = dict(report.user_properties)
+    if "backend" in said and (report.when == "call" or report.outcome != "passed"):
+        by_number = item.config.stash[_outcomes].setdefault(str(said["backend"]), {})
+        for number in cast("tuple[str, ...]", said["guarantees"]):
             by_number.setdefault(number, Counter())[report.outcome] += 1
     return cast("None", report)
 
@@ -259,7 +264,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if failed:
             terminalreporter.write_line(f"  BROKEN:      {' '.join(failed)}", red=True)
         if unproven:
-            terminalreporter.write_line(f"  unsupported: {' '.join(unproven)}", yellow=True)
+            terminalreporter.write_line(f"  not proven:  {' '.join(unproven)}", yellow=True)
     for error in missing:
         terminalreporter.write_line(
             f"NOT TESTED: {error.what}: {error.why}. {error.how_to_get_it}", red=True, bold=True

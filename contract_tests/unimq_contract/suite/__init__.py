@@ -1,7 +1,27 @@
 """The tests of the contract: one class per family of guarantees, to be run as they are or subclassed with a `url`."""
 
+from unimq_contract.suite.capabilities import CapabilitiesContract
+from unimq_contract.suite.dead_letters import DeadLettersContract
+from unimq_contract.suite.errors import ErrorsContract
+from unimq_contract.suite.groups import GroupsContract
+from unimq_contract.suite.life import LifeContract
+from unimq_contract.suite.model import ModelContract
+from unimq_contract.suite.ordering import OrderingContract
 from unimq_contract.suite.receiving import ReceiveContract
 from unimq_contract.suite.sending import SendContract
 from unimq_contract.suite.settling import SettleContract
+from unimq_contract.suite.timing import TimingContract
 
-__all__ = ["ReceiveContract", "SendContract", "SettleContract"]
+__all__ = [
+    "CapabilitiesContract",
+    "DeadLettersContract",
+    "ErrorsContract",
+    "GroupsContract",
+    "LifeContract",
+    "ModelContract",
+    "OrderingContract",
+    "ReceiveContract",
+    "SendContract",
+    "SettleContract",
+    "TimingContract",
+]

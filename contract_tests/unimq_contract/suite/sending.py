@@ -85,7 +85,7 @@ class SendContract(Contract):
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
         too_large = b"x" * (self.largest(harness) + 1)
-        batch = [b"1", too_large, b"2", unimq.Message(b"3", headers={"n": 5}), b"4"]  # type: ignore[dict-item] # pyright: ignore[reportArgumentType]
+        batch: list[unimq.Message | bytes] = [b"1", too_large, b"2", unimq.Message(b"3", headers={"n": 5}), b"4"]  # type: ignore[dict-item] # pyright: ignore[reportArgumentType]
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
             outcomes = producer.send_many(batch, return_errors=True)
             kinds = [type(outcome) for outcome in outcomes]

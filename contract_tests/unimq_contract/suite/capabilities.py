@@ -1,0 +1,116 @@
+"""Principle 2: what is declared works, what is declared unsupported is refused before anything happens."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+import pytest
+
+import unimq
+from unimq_contract.contract import Contract
+from unimq_contract.guarantees import guarantee
+from unimq_contract.harness import Connections, Destinations, Harness
+
+FEATURES = [field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature]
+
+SEVERAL_WAYS_TO_ASK: dict[str, list[dict[str, object]]] = {
+    "ordering_key": [{"ordering": "key"}],
+    "ttl": [{"ttl": 60}],
+    "lease": [{"lease": 60}],
+    "max_length": [{"max_length": 10}],
+    "drop_oldest": [{"max_length": 10, "overflow": "drop_oldest"}],
+    "dead_letter": [{"dead_letter": True}],
+}
+"""Policies of a queue that need a feature."""
+
+
+class CapabilitiesContract(Contract):
+    @guarantee("P2")
+    def test_capabilities_say_who_speaks_and_why_not(self, broker: unimq.Broker) -> None:
+        capabilities = broker.capabilities
+        assert capabilities.backend
+        assert [name for name, _ in capabilities.features()] == FEATURES
+        for name, feature in capabilities.features():
+            if feature.support is unimq.Support.UNSUPPORTED:
+                assert feature.note, f"{name} does not say why it is unsupported"
+                assert feature.alternative, f"{name} does not say what to use instead"
+            elif feature.support is unimq.Support.EMULATED:
+                assert feature.note, f"{name} does not say within which limits it is emulated"
+
+    @guarantee("P2")
+    def test_an_unsupported_policy_is_refused_before_anything_is_made(
+        self, broker: unimq.Broker, connect: Connections, destinations: Destinations, subtests: pytest.Subtests
+    ) -> None:
+        looking = connect(declare="false")
+        refused = 0
+        for name, feature in broker.capabilities.features():
+            for destination in self.asking(name, destinations):
+                if feature:
+                    continue
+                refused += 1
+                with subtests.test(name):
+                    with pytest.raises(unimq.Unsupported) as caught:
+                        broker.declare(destination)
+                    self.explains(caught.value, name, feature)
+                    with pytest.raises((unimq.NotFound, unimq.Unsupported)):
+                        looking.consumer(destinations.bare(destination))
+        unsupported = [name for name, feature in broker.capabilities.features() if not feature]
+        assert refused >= len([name for name in unsupported if name in SEVERAL_WAYS_TO_ASK])
+
+    @guarantee("P2")
+    def test_an_unsupported_call_is_refused_before_anything_happens(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, subtests: pytest.Subtests
+    ) -> None:
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send(b"held")
+            held = harness.receive_one(consumer)
+            calls: dict[str, list[Callable[[], object]]] = {
+                "delay": [
+                    lambda: producer.send(b"never", delay=1),
+                    lambda: producer.enqueue(b"never", delay=1),
+                ],
+                "ttl": [lambda: producer.send(b"never", ttl=1), lambda: producer.enqueue(b"never", ttl=1)],
+                "nack_delay": [lambda: held.nack(delay=1)],
+                "extend": [lambda: held.extend(1)],
+                "stats": [lambda: broker.stats(queue)],
+                "purge": [lambda: broker.purge(queue)],
+                "pause": [consumer.pause, consumer.resume],
+            }
+            for name, feature in broker.capabilities.features():
+                for call in calls.get(name, []) if not feature else []:
+                    with subtests.test(name):
+                        with pytest.raises(unimq.Unsupported) as caught:
+                            call()
+                        self.explains(caught.value, name, feature)
+            # Neither was anything sent, nor is the delivery settled.
+            harness.nothing_else(queue, broker, consumer)
+            held.ack()
+            consumer.settle()
+        harness.is_empty(queue, broker)
+
+    @staticmethod
+    def asking(feature: str, destinations: Destinations) -> Iterator[unimq.Queue | unimq.Topic | unimq.Subscription]:
+        """Yield destinations that need the feature."""
+        for policy in SEVERAL_WAYS_TO_ASK.get(feature, []):
+            yield destinations.queue(**policy)
+        match feature:
+            case "topics":
+                yield destinations.topic()
+                yield destinations.subscription(destinations.topic(), "audit")
+            case "start_earliest":
+                yield destinations.subscription(destinations.topic(), "audit", start="earliest")
+            case "require_subscription":
+                yield destinations.topic(require_subscription=True)
+            case "ordering_key":
+                yield destinations.topic(ordering="key")
+            case _:
+                pass
+
+    @staticmethod
+    def explains(error: unimq.Unsupported, name: str, feature: unimq.Feature) -> None:
+        """Check that the error says what the capability says."""
+        assert name in error.feature
+        assert error.reason == feature.note
+        assert error.alternative == feature.alternative
+        assert feature.note in str(error)
+        assert feature.alternative in str(error)
+        assert not error.retryable
