@@ -1,0 +1,292 @@
+"""The driver of Kafka: destinations as topics and groups, senders on a shared producer, receivers on own threads."""
+
+import threading
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import ClassVar, NamedTuple
+
+import confluent_kafka
+import msgspec
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq.adapter import (
+    BrokerURL,
+    Capabilities,
+    DeliverySink,
+    OutcomeSink,
+    Source,
+    Target,
+    emulated,
+    native,
+    queue_of,
+    unsupported,
+)
+from unimq_kafka._administration import Administration
+from unimq_kafka._errors import native_of, request_error
+from unimq_kafka._options import (
+    KafkaOptions,
+    Settings,
+    addresses,
+    client_settings,
+    consumer_settings,
+    producer_settings,
+)
+from unimq_kafka._producer import SharedProducer
+from unimq_kafka._receiver import KafkaReceiver
+from unimq_kafka._sender import KafkaSender
+
+_DEFAULT_LIMIT = 1_000_000
+"""The client's own limit of a message in bytes, for brokers that do not tell theirs."""
+_GROUP_PATIENCE = 10.0
+"""Seconds for the members of a deleted destination to notice and leave."""
+_RETRY = 0.1
+
+
+class Native(NamedTuple):
+    """The client library's own objects: ``Broker.native``."""
+
+    admin: AdminClient
+    producer: confluent_kafka.Producer
+
+
+class KafkaAdapter:
+    """``kafka://HOST:PORT,HOST:PORT``."""
+
+    schemes: ClassVar[Sequence[str]] = ("kafka",)
+    options: ClassVar[type[msgspec.Struct]] = KafkaOptions
+
+    def connect(self, url: BrokerURL, options: KafkaOptions, *, timeout: float) -> "KafkaDriver":
+        """See `unimq.adapter.Adapter.connect`."""
+        settings = client_settings(url, options)
+        administration = Administration(settings, addresses(url))
+        try:
+            broker = administration.connect(timeout)
+            protocol = options.group_protocol or ("consumer" if "consumer" in broker.group_protocols else "classic")
+            return KafkaDriver(administration, settings, options, protocol, broker.max_message_bytes or _DEFAULT_LIMIT)
+        except BaseException:
+            administration.close()
+            raise
+
+
+class KafkaDriver:
+    """One connection. `_lock` guards `_producers`, `_receivers` and `_is_closed`."""
+
+    def __init__(
+        self, administration: Administration, settings: Settings, options: KafkaOptions, protocol: str, limit: int
+    ) -> None:
+        self._admin = administration
+        self._settings = settings
+        self._options = options
+        self._protocol = protocol
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._receivers: dict[KafkaReceiver, Source] = {}
+        self._producers: dict[int, SharedProducer] = {}
+        # Here and not at the first send, which would wait for its producer id.
+        self._producer = self._producer_for(limit)
+        self.capabilities = _capabilities(protocol, limit)
+
+    @property
+    def native(self) -> Native:
+        """See `unimq.adapter.Driver.native`."""
+        return Native(self._admin.native, self._producer.native)
+
+    # Destinations.
+
+    def declare(
+        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
+    ) -> Queue | Topic | Subscription:
+        """See `unimq.adapter.Driver.declare`. Kafka keeps no policies, so that none can be in conflict."""
+        topic = _topic_of(destination)
+        if self._admin.find_partitions(topic, timeout) is None:
+            options = self._options
+            config = {} if options.retention is None else {"retention.ms": str(int(options.retention * 1000))}
+            self._admin.create_topic(topic, options.partitions, options.replication, config, timeout)
+        if isinstance(destination, Subscription):
+            self._start_group(destination, timeout)
+        return destination
+
+    def _start_group(self, subscription: Subscription, timeout: float) -> None:
+        """Commit where a new subscription starts, so that it gets what is sent from now on (G2).
+
+        The offsets are read before the commits: if somebody else declares it at the same time, and that is not seen,
+        these offsets are the older ones, and nothing that the other was promised is skipped.
+        """
+        group, topic = queue_of(subscription).name, subscription.topic.name
+        start = self._admin.offsets(topic, end=subscription.start == "now", timeout=timeout)
+        if not self._admin.committed(group, topic, timeout):
+            # With live members the group was started before, and they commit.
+            self._admin.commit(group, topic, start, timeout)
+
+    def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+        """See `unimq.adapter.Driver.check`."""
+        topic = _topic_of(destination)
+        self._admin.partitions(topic, timeout)
+        if isinstance(destination, Subscription):
+            group = queue_of(destination).name
+            if not self._admin.committed(group, topic, timeout) and not self._admin.members(group, timeout):
+                raise NotFound(
+                    f"subscription {destination.name!r} of topic {topic!r} has no group {group!r}; declare it"
+                )
+
+    def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+        """See `unimq.adapter.Driver.delete`.
+
+        The offsets of the groups go too: a topic that is made again would be read from there on, and lose its head.
+        """
+        deadline = time.monotonic() + timeout
+        error = NotFound(f"{destination.name!r} was deleted")
+        for receiver, source in list(self._receivers.items()):
+            if _is_part_of(source, destination):
+                receiver.end(error, max(0.0, deadline - time.monotonic()))
+        if isinstance(destination, Subscription):
+            groups = [queue_of(destination).name]
+        elif isinstance(destination, Topic):
+            self._admin.delete_topic(destination.name, timeout)
+            groups = self._admin.groups_with_prefix(f"{destination.name}--", timeout)
+        else:
+            self._admin.delete_topic(destination.name, timeout)
+            groups = [destination.name]
+        patience = min(deadline, time.monotonic() + _GROUP_PATIENCE)
+        for group in groups:
+            while not self._admin.delete_group(group, timeout):
+                if time.monotonic() >= patience:
+                    raise DeclarationConflict(
+                        f"group {group!r} still has consumers in other connections, so that Kafka keeps its offsets;"
+                        " close them and delete it again"
+                    )
+                time.sleep(_RETRY)
+
+    def purge(self, source: Source, *, timeout: float) -> int | None:
+        """See `unimq.adapter.Driver.purge`."""
+        group, topic = queue_of(source).name, _topic_of(source)
+        ends, dropped = self._backlog(source, timeout)
+        if isinstance(source, Subscription):
+            # The records belong to the other subscriptions as well: only the group moves on.
+            if not self._admin.commit(group, topic, ends, timeout):
+                raise DeclarationConflict(f"subscription {source.name!r} has consumers; close them to purge it")
+        else:
+            self._admin.delete_records(topic, ends, timeout)
+            for receiver, its_source in list(self._receivers.items()):
+                if _is_part_of(its_source, source):
+                    receiver.refetch()
+        return dropped
+
+    def stats(self, source: Source, *, timeout: float) -> Stats:
+        """See `unimq.adapter.Driver.stats`."""
+        _, ready = self._backlog(source, timeout)
+        return Stats(ready=ready, consumers=self._admin.members(queue_of(source).name, timeout), exact=False)
+
+    def _backlog(self, source: Source, timeout: float) -> tuple[dict[int, int], int]:
+        """Return the end offsets, and how many messages the commits of the group say are not done."""
+        group, topic = queue_of(source).name, _topic_of(source)
+        committed = self._admin.committed(group, topic, timeout)
+        first = self._admin.offsets(topic, end=False, timeout=timeout)
+        ends = self._admin.offsets(topic, end=True, timeout=timeout)
+        waiting = 0
+        for partition, end in ends.items():
+            start, done = first.get(partition, 0), 0
+            if partition in committed and committed[partition].offset >= start:
+                start, done = committed[partition]
+            waiting += max(0, end - start - done)
+        return ends, waiting
+
+    # Opening.
+
+    def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> KafkaSender:
+        """See `unimq.adapter.Driver.open_sender`."""
+        topic = _topic_of(target)
+        limit = self._admin.message_limit(topic, timeout) or self._limit
+        producer = self._producer_for(limit)
+        try:
+            # Asked by this client, so that its first message need not wait for the topic's partitions.
+            found = producer.native.list_topics(topic=topic, timeout=timeout).topics[topic]
+        except KafkaException as failed:
+            raise request_error(native_of(failed), f"asking {self._admin.where} for topic {topic!r}") from failed
+        if found.error is not None:
+            raise request_error(found.error, f"topic {topic!r} on {self._admin.where}")
+        return KafkaSender(producer, topic, limit, sink)
+
+    def _producer_for(self, limit: int) -> SharedProducer:
+        """Return the producer whose batches fit in a topic with this limit: nearly always the one of all."""
+        with self._lock:
+            producer = self._producers.get(limit)
+            if producer is None:
+                settings = producer_settings(self._settings, self._options, limit)
+                producer = self._producers[limit] = SharedProducer(settings)
+            return producer
+
+    def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> KafkaReceiver:
+        """See `unimq.adapter.Driver.open_receiver`."""
+        topic = _topic_of(source)
+        receiver = KafkaReceiver(
+            consumer_settings(self._settings, queue_of(source).name, self._protocol, prefetch),
+            topic,
+            self._admin.topic_id(topic, timeout),
+            sink,
+            prefetch,
+            lambda: self._admin.find_partitions(topic, timeout) is not None,
+        )
+        with self._lock:
+            self._receivers = {r: s for r, s in self._receivers.items() if not r.is_over}
+            self._receivers[receiver] = source
+        return receiver
+
+    def close(self, timeout: float) -> None:
+        """See `unimq.adapter.Driver.close`."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        deadline = time.monotonic() + timeout
+        for producer in self._producers.values():
+            producer.close(deadline)
+        self._admin.close()
+
+
+def _topic_of(destination: Queue | Topic | Subscription) -> str:
+    return destination.topic.name if isinstance(destination, Subscription) else destination.name
+
+
+def _is_part_of(source: Source, destination: Queue | Topic | Subscription) -> bool:
+    if isinstance(destination, Topic):
+        return isinstance(source, Subscription) and source.topic.name == destination.name
+    return queue_of(source).name == queue_of(destination).name and isinstance(source, type(destination))
+
+
+def _capabilities(protocol: str, limit: int) -> Capabilities:
+    length = unsupported("Kafka drops by age and bytes, not by number of messages", "the option retention of the URL")
+    lease = unsupported("a partition belongs to one consumer, whose messages have no lease", "nack or close")
+    return Capabilities(
+        backend="kafka",
+        broker_version="",
+        client_version=version("confluent-kafka"),
+        durable=native("as many copies as the topic has; messages end with the topic's retention, consumed or not"),
+        topics=native("a subscription is a consumer group"),
+        start_earliest=native("as far back as the topic's retention"),
+        require_subscription=unsupported("a Kafka topic does not know its groups", "declare the subscription first"),
+        ordering_key=unsupported(
+            "messages of one key are in one partition, but several of them are in work at a time",
+            "prefetch=1, with which a consumer works through its partitions in order while nothing is nacked",
+        ),
+        delay=unsupported("Kafka delivers at once", "nack(delay) on receipt"),
+        ttl=emulated("checked at delivery; the record stays until the topic's retention ends"),
+        nack_delay=emulated("waits in the consumer; delay and attempts are lost when it ends or loses the partition"),
+        lease=lease,
+        extend=lease,
+        max_length=length,
+        drop_oldest=length,
+        dead_letter=emulated("topic <name>-dead; the copy is confirmed before the original is committed"),
+        stats=native("ready counts messages in work, too; acks are seen after their commit, 0.2 s later"),
+        purge=native("deletes the records of a queue; a subscription without consumers moves to the end"),
+        pause=native(),
+        attempts_exact=False,
+        shutdown_counts=False,
+        idle_consumers="a partition goes to one consumer of a group: at most as many work as the topic has partitions",
+        acks_at_risk="an unclean election of the offsets topic's leader, or its single copy on a disk that is lost",
+        max_message_bytes=limit,
+    )

@@ -1,0 +1,113 @@
+"""The options of a ``kafka://`` URL, and the settings of the client that follow from them."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from unimq import ConfigError
+from unimq.adapter import BrokerURL
+
+DEFAULT_PORT = 9092
+
+Settings = dict[str, str | int | float | bool]
+
+
+class KafkaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Options of a ``kafka://`` URL. Times are seconds."""
+
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 4
+    """Partitions of the topics that are created; so many consumers of a queue get work at the same time (G1)."""
+    replication: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
+    """Copies of the topics that are created; the broker's default unless given."""
+    retention: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = None
+    """How long the topics that are created keep a message, acked or not; the broker's default unless given."""
+    group_protocol: Literal["classic", "consumer"] | None = None
+    """How consumers share partitions: ``consumer`` (KIP-848) where the broker has it unless given."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How user and password of the URL are presented."""
+    linger: Annotated[float, msgspec.Meta(ge=0, le=900)] = 0.0
+    """How long a batch waits to fill up; every confirmed send waits as long. Batches form without it under load."""
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    """Codec of the batches."""
+    message_timeout: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 30.0
+    """How long the client retries a message; bounds the timeouts of producers from above (S2)."""
+
+
+def addresses(url: BrokerURL) -> str:
+    """Return the bootstrap servers of a URL."""
+    hosts = url.hosts or (("localhost", None),)
+    return ",".join(
+        f"[{host}]:{port or DEFAULT_PORT}" if ":" in host else f"{host}:{port or DEFAULT_PORT}" for host, port in hosts
+    )
+
+
+def client_settings(url: BrokerURL, options: KafkaOptions) -> Settings:
+    """Return what producer, consumer and administration share.
+
+    Raises:
+        ConfigError: the URL has a path, or a user without a password.
+
+    """
+    if url.path:
+        raise ConfigError(f"{url}: kafka:// takes no path; expected kafka://HOST:PORT,HOST:PORT")
+    settings: Settings = {
+        "bootstrap.servers": addresses(url),
+        "client.id": "unimq",
+        # The client would write to stderr; what it says reaches `error_cb` as well.
+        "log_level": 0,
+        # Partitions that are added are seen after this long, not after five minutes.
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "allow.auto.create.topics": False,
+        "reconnect.backoff.max.ms": 2_000,
+    }
+    if url.user is not None:
+        if url.password is None:
+            raise ConfigError(f"{url}: a user needs a password; expected kafka://USER:PASSWORD@HOST:PORT")
+        settings |= {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": options.sasl_mechanism,
+            "sasl.username": url.user,
+            "sasl.password": url.password,
+        }
+    return settings
+
+
+def producer_settings(shared: Settings, options: KafkaOptions, limit: int) -> Settings:
+    """Return the settings of a producer whose messages and batches are at most `limit` bytes."""
+    return {
+        **shared,
+        "acks": "all",
+        # Without it a retry after a lost answer would store the message twice, and out of order.
+        "enable.idempotence": True,
+        "message.timeout.ms": int(options.message_timeout * 1000),
+        "linger.ms": options.linger * 1000,
+        "compression.type": options.compression,
+        "message.max.bytes": limit,
+        # A batch beyond the topic's limit would be refused with all the good messages in it.
+        "batch.size": min(limit, 1_000_000),
+        # How long a topic that is not in the metadata may still appear; the default of 30 s hides a missing one.
+        "topic.metadata.propagation.max.ms": 1_000,
+        # The windows of the producers bound what is outstanding; these are far above them.
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 1_048_576,
+    }
+
+
+def consumer_settings(shared: Settings, group: str, protocol: str, prefetch: int) -> Settings:
+    """Return the settings of a member of `group`."""
+    settings: Settings = {
+        **shared,
+        "group.id": group,
+        "group.protocol": protocol,
+        "enable.auto.commit": False,
+        # A group without a commit starts where the topic starts; subscriptions commit when they are declared (G2).
+        "auto.offset.reset": "earliest",
+        # At its default of 1000 the client stands still for a second whenever its local queue is full.
+        "fetch.queue.backoff.ms": 10,
+        # Memory that the client fills ahead of us (L5).
+        "queued.max.messages.kbytes": 16_384,
+        "queued.min.messages": min(100_000, max(2_000, 10 * prefetch)),
+    }
+    if protocol == "classic":
+        settings["partition.assignment.strategy"] = "cooperative-sticky"
+    return settings
