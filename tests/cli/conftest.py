@@ -35,6 +35,13 @@ class Result:
 Command = Callable[..., Result]
 
 
+class Terminal(io.TextIOWrapper):
+    """A stream behind which there is a person."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> str:
     """A broker that nobody else uses; it is what the environment names."""
@@ -54,14 +61,16 @@ def broker(url: str) -> Iterator[unimq.Broker]:
 def command(url: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs one command to its end."""
 
-    def run(*arguments: str, stdin: bytes = b"", out: io.BytesIO | None = None) -> Result:
+    def run(*arguments: str, stdin: bytes = b"", out: io.BytesIO | None = None, terminal: bool = False) -> Result:
+        wrapper = Terminal if terminal else io.TextIOWrapper
         written = io.BytesIO() if out is None else out
-        stdout, stderr = io.TextIOWrapper(written), io.TextIOWrapper(io.BytesIO(), write_through=True)
+        complaints = io.BytesIO()
+        stdout, stderr = wrapper(written), wrapper(complaints, write_through=True)
         with monkeypatch.context() as streams:
-            streams.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
+            streams.setattr(sys, "stdin", wrapper(io.BufferedReader(io.BytesIO(stdin))))
             streams.setattr(sys, "stdout", stdout)
             streams.setattr(sys, "stderr", stderr)
             code = main(arguments)
-        return Result(code, written.getvalue(), stderr.detach().getvalue().decode())
+        return Result(code, written.getvalue(), complaints.getvalue().decode())
 
     return run

@@ -70,6 +70,16 @@ def test_what_cannot_be_undone_needs_a_yes(command: Command, filled: unimq.Broke
     assert filled.stats("orders").ready == 3
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("YES", 0, 0), ("n", 130, 3), ("", 130, 3)])
+def test_at_a_terminal_the_question_is_asked(
+    command: Command, filled: unimq.Broker, answer: str, code: int, left: int
+) -> None:
+    result = command("purge", "orders", stdin=f"{answer}\n".encode(), terminal=True)
+    assert result.code == code
+    assert result.err == "dropping all messages of orders cannot be undone. Go on? [y/N] "
+    assert filled.stats("orders").ready == left
+
+
 def test_declare_sets_policies(command: Command, broker: unimq.Broker) -> None:
     policies = ["--ordering", "key", "--ttl", "60", "--lease", "5", "--max-length", "9", "--max-deliveries", "3"]
     assert command("declare", "orders", *policies, "--overflow", "drop_oldest", "--no-dead-letter").lines == []

@@ -184,6 +184,14 @@ def test_a_body_that_is_no_text_is_base64_in_json(command: Command, broker: unim
     assert base64.b64decode(document["body"]) == bytes(range(256))
 
 
+def test_a_terminal_gets_no_control_characters(command: Command, broker: unimq.Broker) -> None:
+    body = b"\x1b[2Jgr\xc3\xbcn\t\x07\xff\r\n"
+    fill(broker, body, body)
+    result = command("receive", "orders", "--max", "1", terminal=True)
+    assert result.lines == ["\\x1b[2Jgrün\t\\x07\\xff\\r\\n"]
+    assert command("receive", "orders", "--max", "1").out == body + b"\n"
+
+
 def test_peek_takes_nothing_away(command: Command, broker: unimq.Broker) -> None:
     fill(broker, b"one", b"two", b"three")
     assert command("receive", "orders", "--peek", "--max", "2").lines == ["one", "two"]

@@ -31,8 +31,8 @@ def up(
                 # Standard output is the command's.
                 print(tap.to_json() if json else tap.describe(), file=sys.stderr, flush=True)
                 return _run(command, {**os.environ, "UNIMQ_URL": running.url})
-            print(tap.to_json() if json else f"{tap.describe()}\n{tap.public_url}", flush=True)
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                print(tap.to_json() if json else f"{tap.describe()}\n{tap.public_url}", flush=True)
                 threading.Event().wait()
             return 0
     except brokers.BrokerUnavailable as error:
