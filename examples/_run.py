@@ -5,7 +5,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import unimq
@@ -46,7 +46,7 @@ def own_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def declared(broker: unimq.Broker, *destinations: Destination) -> Iterator[None]:
+def declared(broker: unimq.Broker, *destinations: Destination) -> Generator[None]:
     """Declare destinations, and leave nothing of them behind on the broker."""
     require_all(broker.capabilities)
     try:
@@ -91,12 +91,14 @@ def reconciled(checks: Sequence[tuple[str, object, object]], summary: str) -> in
 
 def run(main: Callable[[], int]) -> None:
     """Run an example: exit 0 if it adds up, 1 if it does not, 2 if the broker cannot carry it, 130 after Ctrl-C."""
+    code = 0
     try:
         code = main()
-    except unimq.UnimqError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except* unimq.UnimqError as errors:  # Alone, or in the group of an asyncio.TaskGroup.
+        for error in errors.exceptions:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except* KeyboardInterrupt:
         print("Interrupted; what this run had declared is deleted.", file=sys.stderr)
         code = 130
     sys.exit(code)

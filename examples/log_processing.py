@@ -55,18 +55,22 @@ class Findings:
         self.parsed: dict[str, Parsed] = {}
         self.refused: dict[str, str] = {}
         self.redelivered = 0
+        """Repeated deliveries that say so by their ``attempt``: at-least-once allows them."""
+        self.duplicates = 0
+        """Repeated deliveries that claim to be the first: nothing allows them."""
         self._lock = threading.Lock()
 
-    def enter(self, line: str, finding: Parsed | str) -> bool:
-        """Enter what a line says or why it says nothing; tell whether the line is new. A line may come twice."""
+    def enter(self, delivery: unimq.Delivery, finding: Parsed | str) -> bool:
+        """Enter what a line says or why it says nothing; tell whether the line is new."""
         with self._lock:
-            if line in self.parsed or line in self.refused:
-                self.redelivered += 1
+            if delivery.id in self.parsed or delivery.id in self.refused:
+                self.redelivered += delivery.attempt > 1
+                self.duplicates += delivery.attempt == 1
                 return False
             if isinstance(finding, str):
-                self.refused[line] = finding
+                self.refused[delivery.id] = finding
             else:
-                self.parsed[line] = finding
+                self.parsed[delivery.id] = finding
             return True
 
 
@@ -99,10 +103,10 @@ def work(
             new = 0
             for delivery in consumer.receive(BATCH, timeout=0.5):
                 try:
-                    new += findings.enter(delivery.id, parse(str(delivery.headers["file"]), delivery.body))
+                    new += findings.enter(delivery, parse(str(delivery.headers["file"]), delivery.body))
                     good.append(delivery)
                 except ValueError as error:
-                    new += findings.enter(delivery.id, str(error))
+                    new += findings.enter(delivery, str(error))
                     # A lost lease means that the line comes again; `findings` will know it.
                     with contextlib.suppress(unimq.LeaseLost):
                         delivery.reject(str(error))
@@ -160,7 +164,7 @@ def main() -> int:
     parsing = topic.subscription("parsing")
     archiving = topic.subscription("archive", dead_letter=False)
     findings, archived, stop = Findings(), dict[str, bytes](), threading.Event()
-    totals = dict.fromkeys(("shipped", "parsed", "archived"), len(lines))
+    totals = {"shipped": len(lines), "parsed": len(lines), "archived": len(lines)}
 
     with unimq.connect(options.url) as broker, declared(broker, topic, parsing, archiving):
         started = time.monotonic()
@@ -194,6 +198,7 @@ def main() -> int:
             ("lines parsed wrongly", 0, len(parsed.items() ^ findings.parsed.items())),
             ("dead letters", len(refused), len(dead)),
             ("dead letters with a wrong line or reason", 0, len(refused.items() ^ dead.items())),
+            ("lines that came twice as if new", 0, findings.duplicates),
             ("lines archived", len(lines), len(archived)),
             ("lines archived wrongly", 0, len(lines.items() ^ archived.items())),
         ],
