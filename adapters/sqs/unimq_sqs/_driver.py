@@ -439,7 +439,7 @@ class SQSDriver:
             queue=queue.name,
             url=self._queue_url(queue.name, timeout),
             prefetch=prefetch,
-            visibility=lease or self.options.visibility,
+            lease=lease or self.options.visibility,
             keep=lease is None,
             wait=self.options.wait,
             pollers=self.options.pollers,
@@ -485,7 +485,10 @@ def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001
         delay=native("whole seconds, rounded up; to queues only"),
         ttl=emulated("checked at delivery; SQS itself drops everything after 14 days"),
         nack_delay=native("whole seconds, rounded up; at most 12 hours after the receipt"),
-        lease=native("whole seconds, rounded up; at most 12 hours; begins when the message is fetched into the buffer"),
+        lease=native(
+            "whole seconds, rounded up; at most 12 hours; begins when the message arrives in the buffer; what a dead"
+            " consumer held returns up to one long poll (5 s) later"
+        ),
         extend=native("whole seconds, rounded up; at most 12 hours after the receipt"),
         max_length=unsupported(*no_length),
         drop_oldest=unsupported(*no_length),

@@ -41,8 +41,8 @@ class ReceiverSettings:
     queue: str
     url: str
     prefetch: int
-    visibility: int
-    """Seconds of one lease."""
+    lease: int
+    """Seconds, from the arrival of a message or the last renewal."""
     keep: bool
     """The lease is renewed while the message is held; not so where the user declared when it ends (A5, A10)."""
     wait: int
@@ -52,14 +52,16 @@ class ReceiverSettings:
 class Held:
     """What finds a delivery again: its token. Guarded by the lock of the receiver."""
 
-    __slots__ = ("changing", "delivery", "handles", "next_change", "received_at")
+    __slots__ = ("changing", "delivery", "handles", "hidden_until", "next_change", "received_at")
 
-    def __init__(self, handle: str, received_at: float) -> None:
+    def __init__(self, handle: str, received_at: float, hidden_until: float) -> None:
         self.delivery: Delivery
         self.handles = [handle]
         """More than one if SQS returned the message twice in one answer: an ack deletes all, one is delivered."""
         self.received_at = received_at
-        """Before the request was sent, so that every lease ends here no later than there."""
+        """`time.monotonic` before the request was sent: whatever is counted from here ends no later than at SQS."""
+        self.hidden_until = hidden_until
+        """Until then nobody else can receive it; never before the end of its lease."""
         self.changing = False
         """A change of its visibility is under way: the next one waits for it, or the earlier could win."""
         self.next_change: Change | None = None
@@ -104,6 +106,9 @@ class SQSReceiver:
         self._recovery = threading.Condition(lock)
         """Pollers wait here between attempts: apart from the others, for whom a place is free."""
         self._next_look = inf
+        # SQS counts from the moment at which it hands a message out, anywhere within a long poll. The whole poll is
+        # added, so that the lease can begin at arrival; what is left at its end, the keeper gives back.
+        self._hidden_at_receipt = min(LONGEST_VISIBILITY, settings.lease + settings.wait)
         self._held: set[Held] = set()
         self._reserved = 0
         """Messages that running polls may bring."""
@@ -234,7 +239,7 @@ class SQSReceiver:
             QueueUrl=settings.url,
             MaxNumberOfMessages=count,
             WaitTimeSeconds=settings.wait,
-            VisibilityTimeout=settings.visibility,
+            VisibilityTimeout=self._hidden_at_receipt,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
         )
@@ -243,13 +248,14 @@ class SQSReceiver:
     def _take_in(self, messages: Sequence[Received], started: float) -> None:
         by_id: dict[str, Held] = {}
         deliveries: list[Delivery] = []
-        lease_until = started + self._settings.visibility
+        hidden_until = started + self._hidden_at_receipt
+        lease_until = min(time.monotonic() + self._settings.lease, hidden_until)
         for message in messages:
             known = by_id.get(message["MessageId"])
             if known is not None:
                 known.handles.append(message["ReceiptHandle"])
                 continue
-            held = by_id[message["MessageId"]] = Held(message["ReceiptHandle"], started)
+            held = by_id[message["MessageId"]] = Held(message["ReceiptHandle"], started, hidden_until)
             attempt = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
             held.delivery = Delivery(decode(message), attempt, held, self._sink, message, lease_until)
             deliveries.append(held.delivery)
@@ -280,11 +286,11 @@ class SQSReceiver:
             self._clock.notify()
 
     def _margin(self) -> float:
-        return self._settings.visibility / 2 if self._settings.keep else 0.0
+        return self._settings.lease / 2 if self._settings.keep else 0.0
 
     def _keep(self) -> None:
         """Renew leases at half their time, and report those that ended (A5, A6, A10)."""
-        together = self._settings.visibility / 10
+        together = self._settings.lease / 10
         with self._clock:
             while not self._ended:
                 now = time.monotonic()
@@ -302,10 +308,12 @@ class SQSReceiver:
                         if now >= look - together:
                             # At the end of the 12 hours nothing can be renewed.
                             if now + most > lease_until:
-                                self._change(Change(held, min(self._settings.visibility, most)))
+                                self._change(Change(held, min(self._settings.lease, most)))
                             look = lease_until
                     self._next_look = min(self._next_look, look)
                 self._lose(over)
+                for held in over:
+                    self._change(Change(held, 0, is_last=True))
                 self._clock.wait(None if self._next_look == inf else max(0.0, self._next_look - time.monotonic()))
 
     def _lose(self, over: Sequence[Held]) -> None:
@@ -357,7 +365,7 @@ class SQSReceiver:
             following, held.next_change = held.next_change, None
             if held in self._held and not change.is_last:
                 if error is None:
-                    held.delivery.lease_until = lease_until
+                    held.delivery.lease_until = held.hidden_until = lease_until
                     self._look_at(lease_until)
                 elif isinstance(error, LeaseLost):
                     self._lose((held,))
@@ -378,7 +386,7 @@ class SQSReceiver:
         acks: list[Ack] = []
         now = time.monotonic()
         # A lease that ends soon does not wait for company.
-        soon = now + max(5.0, self._settings.visibility / 5)
+        soon = now + max(5.0, self._settings.lease / 5)
         urgent = False
         for delivery in deliveries:
             held = self._release(delivery)
@@ -498,13 +506,13 @@ class _Deleting:
         return {"ReceiptHandle": item.handle}
 
     def deadline(self, item: Ack) -> float:
-        return item.held.delivery.lease_until
+        return item.held.hidden_until
 
     def succeeded(self, results: list[tuple[Ack, Mapping[str, Any]]], started: float) -> None:
         now = time.monotonic()
         for ack, _ in results:
             # With an old handle SQS says yes as well, and keeps the message.
-            late = now >= ack.held.delivery.lease_until
+            late = now >= ack.held.hidden_until
             self.receiver._settlements.finish(ack.generation, self.receiver.lost_error(ack.held) if late else None)
 
     def refused(self, items: list[Ack], error: UnimqError) -> None:
@@ -536,7 +544,7 @@ class _Changing:
         return {"ReceiptHandle": item.held.handles[-1], "VisibilityTimeout": item.seconds}
 
     def deadline(self, item: Change) -> float:
-        return item.held.delivery.lease_until
+        return item.held.hidden_until
 
     def succeeded(self, results: list[tuple[Change, Mapping[str, Any]]], started: float) -> None:
         for change, _ in results:
