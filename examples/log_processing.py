@@ -187,9 +187,9 @@ def main() -> int:
     events = Counter(event for event, _ in findings.parsed.values())
     components = Counter(component for _, component in findings.parsed.values())
     print(f"{len(lines)} lines of {len(files)} files, {options.workers} workers, {backend}: {elapsed:.2f} s")
-    print_table(("event", "lines"), events.most_common(8))
-    print_table(("component", "lines"), components.most_common(8))
-    print_table(("dead letter", "lines"), Counter(reason for _, reason in dead.values()).most_common())
+    print_table("event", events)
+    print_table("component", components)
+    print_table("dead letter", Counter(reason for _, reason in dead.values()))
 
     parsed, refused = expected(files)
     return reconciled(
@@ -220,8 +220,10 @@ def expected(files: dict[str, dict[str, bytes]]) -> tuple[dict[str, Parsed], dic
     return parsed, refused
 
 
-def print_table(head: tuple[str, str], rows: list[tuple[str, int]]) -> None:
-    for name, number in (head, *rows):
+def print_table(head: str, lines: Counter[str]) -> None:
+    """Print the most frequent ones."""
+    print(f"  {head:<34}   lines")
+    for name, number in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:8]:
         print(f"  {name:<34} {number:>7}")
 
 
