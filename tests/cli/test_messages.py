@@ -143,6 +143,23 @@ def test_receive_prints_and_acks(command: Command, broker: unimq.Broker) -> None
     )
 
 
+def test_receive_never_takes_more_than_it_was_told(command: Command, broker: unimq.Broker) -> None:
+    fill(broker, *(b"%d" % number for number in range(250)))
+    assert len(command("receive", "orders", "--max", "150").lines) == 150
+    assert broker.stats("orders").ready == 100
+
+
+def test_output_that_takes_a_part_gets_the_rest(command: Command, broker: unimq.Broker) -> None:
+    """Without buffering, a full pipe or disk may take a part of a line and say so."""
+
+    class Sipping(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(data[:3])
+
+    fill(broker, b"0123456789")
+    assert command("receive", "orders", "--max", "1", out=Sipping()).out == b"0123456789\n"
+
+
 def test_what_send_reads_receive_writes(command: Command, broker: unimq.Broker) -> None:
     assert command("send", "orders", stdin=b"a\n\n\xff\n").code == 0
     assert command("receive", "orders", "--timeout", "0").out == b"a\n\n\xff\n"

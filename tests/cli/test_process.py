@@ -27,7 +27,8 @@ with unimq.connect("memory://") as broker, broker.producer("orders") as producer
 
 
 def environment(**changed: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNIMQ_", "COV"))}
+    # What is buffered at the end of the process is what can go wrong, so buffering is not to be switched off.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNIMQ_", "PYTHONUNBUFFERED"))}
     return {**kept, **changed}
 
 
@@ -77,6 +78,24 @@ def test_starting_loads_no_client_and_no_pytest(arguments: list[str]) -> None:
     assert done.returncode == 0
     assert "cyclopts" in loaded
     assert not loaded & {"pika", "confluent_kafka", "boto3", "botocore", "pytest", "unimq_contract"}
+
+
+@pytest.mark.parametrize(
+    ("client", "extra", "url"),
+    [
+        ("pika", "rabbitmq", "amqp://u:s3cret@127.0.0.1/"),
+        ("confluent_kafka", "kafka", "kafka://127.0.0.1"),
+        ("botocore", "sqs", "sqs://?region=eu-west-1"),
+    ],
+)
+def test_a_missing_client_is_told_with_the_pip_line(client: str, extra: str, url: str) -> None:
+    program = f"import sys; sys.modules[{client!r}] = None; from unimq._cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run(sys.executable, "-c", program, "stats", "orders", "--url", url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert f"unimq[{extra}]" in done.stderr
+    assert "s3cret" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

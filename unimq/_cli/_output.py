@@ -22,7 +22,10 @@ def fail(text: str, *, code: int = 1) -> int:
 def write_line(line: bytes) -> None:
     """Write one line of output and hand it to the reader, who may be gone: then `BrokenPipeError`."""
     out = sys.stdout.buffer
-    out.write(line + b"\n")
+    rest = memoryview(line + b"\n")
+    while rest:
+        # Unbuffered output may take a part only.
+        rest = rest[out.write(rest) :]
     out.flush()
 
 
