@@ -185,14 +185,24 @@ class Administration:
             time.sleep(_RETRY)
 
     def offsets(self, name: str, *, end: bool, timeout: float) -> dict[int, int]:
-        """Return the first or the end offset of every partition."""
+        """Return the first or the end offset of every partition.
+
+        Metadata names the leader of a new partition before that broker knows that it is the leader, and refuses.
+        """
         spec = _admin.OffsetSpec.latest() if end else _admin.OffsetSpec.earliest()
-        wanted = {TopicPartition(name, partition): spec for partition in self.partitions(name, timeout)}
-        futures = self._client.list_offsets(wanted, request_timeout=timeout)
-        return {
-            partition.partition: self._result(future, timeout, f"reading offsets of {name!r}").offset
-            for partition, future in futures.items()
-        }
+        deadline = time.monotonic() + timeout
+        while True:
+            wanted = {TopicPartition(name, partition): spec for partition in self.partitions(name, timeout)}
+            futures = self._client.list_offsets(wanted, request_timeout=timeout)
+            try:
+                return {
+                    partition.partition: self._result(future, timeout, f"reading offsets of {name!r}").offset
+                    for partition, future in futures.items()
+                }
+            except (ConnectionLost, NotFound):
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY)
 
     def delete_records(self, name: str, ends: Mapping[int, int], timeout: float) -> None:
         """Drop what is below these offsets, for every group."""
