@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import msgspec
 import pika
@@ -42,17 +42,16 @@ class RabbitMQAdapter:
     schemes: ClassVar[Sequence[str]] = ("amqp", "amqps")
     options: ClassVar[type[msgspec.Struct]] = RabbitMQOptions
 
-    def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "RabbitMQDriver":
+    def connect(self, url: BrokerURL, options: RabbitMQOptions, *, timeout: float) -> "RabbitMQDriver":
         """Connect and log in; see `unimq.adapter.Adapter.connect`. Every host is tried once."""
-        options = cast("RabbitMQOptions", options)
         endpoint = Endpoint(url, options)
         thread = IOThread(f"unimq-rabbitmq-{endpoint}")
-        consuming = Link(thread, endpoint, "consuming")
-        publishing = Link(thread, endpoint, "publishing")
+        consuming = Link(thread, endpoint, "consuming", timeout)
+        publishing = Link(thread, endpoint, "publishing", timeout)
         contact = _FirstContact(consuming)
         thread.post(consuming.attach, contact)
         try:
-            version = contact.version.result(timeout)
+            version = contact.version.result(timeout + _FAREWELL)
         except NoAnswer:
             RabbitMQDriver.shut_down(thread, (consuming, publishing), _FAREWELL)
             raise ConnectionLost(f"{endpoint} did not answer within {timeout:g} s") from consuming.last_error

@@ -11,13 +11,14 @@ from pika.channel import Channel
 
 from unimq import AuthError, Closed, ConfigError, UnimqError
 from unimq_rabbitmq import _errors
-from unimq_rabbitmq._options import STACK_TIMEOUT, Endpoint
+from unimq_rabbitmq._options import Endpoint
 from unimq_rabbitmq._thread import IOThread
 
 log = logging.getLogger("unimq.rabbitmq")
 
 _FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
+_FAREWELL = 1.0
 
 
 class User(Protocol):
@@ -39,10 +40,12 @@ class User(Protocol):
 class Link:
     """One connection and its repair, with jittered back-off (L3). Lives in the I/O thread."""
 
-    def __init__(self, thread: IOThread, endpoint: Endpoint, purpose: str) -> None:
+    def __init__(self, thread: IOThread, endpoint: Endpoint, purpose: str, timeout: float) -> None:
         self.thread = thread
         self.endpoint = endpoint
         self.purpose = purpose
+        self._timeout = timeout
+        """Seconds for one attempt to connect."""
         self.connection: SelectConnection | None = None
         """The open connection, or `None`."""
         self.blocked = False
@@ -51,6 +54,7 @@ class Link:
         """Why there is no connection; read by callers that waited in vain."""
         self._users: dict[User, None] = {}
         self._current: SelectConnection | None = None
+        self._was_open = False
         self._tries = 0
         self._failures = 0
         self._timer: Any = None
@@ -93,9 +97,13 @@ class Link:
         self._finish(Closed("the connection to RabbitMQ is closed"))
         if self._current is None:
             self._gone()
+            return
+        if self._current.is_open:
+            self._current.close()
         else:
-            self._close_current()
-            self._timer = self.thread.call_later(timeout, self._abort)
+            # pika fails when it is told to close in the middle of a handshake: let it come up first, for a moment.
+            timeout = min(timeout, _FAREWELL)
+        self._timer = self.thread.call_later(timeout, self._abort)
 
     # Connecting, losing, repairing.
 
@@ -105,7 +113,7 @@ class Link:
         self._tries += 1
         self.blocked = False
         self._current = SelectConnection(
-            self.endpoint.parameters(self._tries - 1, self.purpose, STACK_TIMEOUT),
+            self.endpoint.parameters(self._tries - 1, self.purpose, self._timeout),
             on_open_callback=guarded(self._opened),
             on_open_error_callback=guarded(self._lost),
             on_close_callback=guarded(self._lost),
@@ -114,13 +122,15 @@ class Link:
 
     def _opened(self, connection: SelectConnection) -> None:
         if self._end is not None:
-            self._close_current()
+            connection.close()
             return
         connection.add_on_connection_blocked_callback(self.thread.guarded(self._is_blocked))
         connection.add_on_connection_unblocked_callback(self.thread.guarded(self._is_unblocked))
         if self._failures:
             log.info("connected to RabbitMQ again: %s (%s)", self.endpoint, self.purpose)
         self._failures = 0
+        self._was_open = True
+        self.last_error = None
         self.connection = connection
         for user in list(self._users):
             user.connected()
@@ -146,7 +156,8 @@ class Link:
             return
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures) * random.uniform(0.5, 1.0)
         self._failures = min(self._failures + 1, 16)
-        log.warning("no connection to RabbitMQ (%s), next attempt in %.2f s: %s", self.purpose, pause, found)
+        level = logging.WARNING if self._was_open else logging.DEBUG  # else the caller who waits is told
+        log.log(level, "no connection to RabbitMQ (%s), next attempt in %.2f s: %s", self.purpose, pause, found)
         self._timer = self.thread.call_later(pause, self._connect)
         for user in list(self._users):
             user.unreachable(found)
@@ -169,17 +180,16 @@ class Link:
         self._finish(error)
         self._abort()
 
-    def _close_current(self) -> None:
-        connection = self._current
-        if connection is not None and not connection.is_closing and not connection.is_closed:
-            connection.close()
-
     def _abort(self) -> None:
-        """Drop a connection whose broker does not answer the farewell; pika has no public way to do it."""
+        """Drop a connection whose broker does not answer the farewell; pika has no public way to do it.
+
+        The thread is marked as ending before, because pika may raise while it drops one that was not up yet.
+        """
         self._timer = None
-        transport = getattr(self._current, "_transport", None)
-        if transport is not None:
-            transport.abort()
+        self.thread.end()
+        terminate = getattr(self._current, "_terminate_stream", None)
+        if terminate is not None:
+            terminate(exceptions.ConnectionClosedByClient(0, "no answer to the farewell"))
 
     def _gone(self) -> None:
         if self._timer is not None:

@@ -11,7 +11,7 @@ from unimq.adapter import BrokerURL
 
 _PORT = 5672
 _TLS_PORT = 5671
-STACK_TIMEOUT = 15.0
+_STACK_TIMEOUT = 15.0
 """Seconds that TCP, TLS and AMQP may take together to come up."""
 
 
@@ -65,8 +65,8 @@ class Endpoint:
             heartbeat=self._options.heartbeat,
             ssl_options=pika.SSLOptions(self._tls, host) if self._tls is not None else None,
             connection_attempts=1,
-            socket_timeout=min(timeout, STACK_TIMEOUT),
-            stack_timeout=min(timeout, STACK_TIMEOUT),
+            socket_timeout=min(timeout, _STACK_TIMEOUT),
+            stack_timeout=min(timeout, _STACK_TIMEOUT),
             client_properties={"connection_name": f"{self._options.connection_name} ({purpose})"},
         )
 

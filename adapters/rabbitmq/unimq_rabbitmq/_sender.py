@@ -46,6 +46,8 @@ _FAREWELL = 1.0
 class RabbitMQSender:
     """See `unimq.adapter.Sender`. `submit`, `flush` and `close` for any thread, the rest in the I/O thread."""
 
+    is_immediate = False
+
     def __init__(self, link: Link, target: Target, sink: OutcomeSink, limits: _wire.Limits) -> None:
         self._link = link
         self._thread = link.thread

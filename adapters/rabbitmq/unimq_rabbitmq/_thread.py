@@ -76,9 +76,13 @@ class IOThread:
         """Cancel a timer that did not fire yet."""
         self.loop.remove_timeout(timer)
 
+    def end(self) -> None:
+        """Answer later work with `Closed`; what pika raises from now on is no crash."""
+        self.failure = self.failure or Closed("the connection to RabbitMQ is closed")
+
     def stop(self) -> None:
         """End the thread as it was asked for."""
-        self.failure = self.failure or Closed("the connection to RabbitMQ is closed")
+        self.end()
         self.loop.stop()
 
     def _drain(self) -> None:
@@ -89,8 +93,8 @@ class IOThread:
                 self._crash(error)
 
     def _crash(self, error: BaseException) -> None:
-        log.critical("the I/O thread of RabbitMQ ends after an unexpected exception", exc_info=error)
         if self.failure is None:
+            log.critical("the I/O thread of RabbitMQ ends after an unexpected exception", exc_info=error)
             self.failure = ConnectionLost(f"the I/O thread ended unexpectedly: {type(error).__name__}: {error}")
             self.failure.__cause__ = error
         self.loop.stop()
@@ -106,7 +110,11 @@ class IOThread:
                 hook(failure)
             except Exception:
                 log.exception("cleaning up after the I/O thread failed")
-        # Dropped connections close their sockets in a callback of the loop.
-        self.loop.process_timeouts()
+        # Dropped connections close their sockets in callbacks of the loop, one each.
+        for _ in self.at_end:
+            try:
+                self.loop.process_timeouts()
+            except Exception:
+                log.debug("dropping a connection failed", exc_info=True)
         self.loop.close()
         self._reap()
