@@ -48,7 +48,7 @@ class _Loop:
     """One event loop, as the other threads see it."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._woken: Mailbox[asyncio.Future[None]] = Mailbox(self._wake)
         self._workers: ThreadPoolExecutor | None = None
         self._closed = False

@@ -19,7 +19,7 @@ from unimq._destinations import Queue, Seconds, Source, Subscription, Target, To
 from unimq._errors import Closed, ConfigError
 from unimq._receiving import ConsumerCore
 from unimq._sending import ProducerCore
-from unimq._url import parse_url
+from unimq._url import BrokerURL, parse_url
 from unimq._waiting import block_until
 
 if TYPE_CHECKING:
@@ -39,21 +39,22 @@ class BrokerCore:
     """One driver with everything opened on it. `lock` guards `known`, `producers` and `consumers`."""
 
     def __init__(self, url: str | None, *, timeout: Seconds) -> None:
-        self.timeout = seconds(timeout, "timeout")
+        self.timeout: float = seconds(timeout, "timeout")
         if url is None:
             url = os.environ.get("UNIMQ_URL")
             if not url:
                 raise ConfigError("no broker URL: give one to connect(), or set UNIMQ_URL")
-        self.url = parse_url(url)
+        self.url: BrokerURL = parse_url(url)
         adapter = load_adapter(self.url.scheme)
-        options, self.declares = read_options(adapter, self.url)
+        options, declares = read_options(adapter, self.url)
+        self.declares: bool = declares
         self.driver: Driver = adapter.connect(self.url, options, timeout=self.timeout)
         self.capabilities: Capabilities = self.driver.capabilities
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.known: dict[str, Queue | Topic | Subscription] = {}
         self.producers: set[ProducerCore] = set()
         self.consumers: set[ConsumerCore] = set()
-        self.closed = ""
+        self.closed: str = ""
         _open_brokers.add(self)
 
     # Destinations.

@@ -197,10 +197,10 @@ class Subscription:
             raise ConfigError(
                 f"unknown policy {min(unknown)!r}; valid: {', '.join(sorted(QueuePolicy.__annotations__))}"
             )
-        self.topic = topic
-        self.name = name
+        self.topic: Topic = topic
+        self.name: str = name
         self.start: Literal["now", "earliest"] = start
-        self.queue = Queue(
+        self.queue: Queue = Queue(
             f"{topic.name}{_SUBSCRIPTION_SEPARATOR}{name}",
             ordering=topic.ordering,
             portable_name=topic.portable_name,

@@ -20,10 +20,10 @@ class PipelinedGroup:
     __slots__ = ("failures", "finished", "remaining", "unkept_failures")
 
     def __init__(self) -> None:
-        self.remaining = 0
-        self.finished = Waiters()
+        self.remaining: int = 0
+        self.finished: Waiters = Waiters()
         self.failures: list[UnimqError] = []
-        self.unkept_failures = 0
+        self.unkept_failures: int = 0
 
     def is_finished(self) -> Literal[True] | None:
         """Attempt for the fronts: true once every outcome is there."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from unimq._capabilities import Capabilities
 from unimq._dead_letters import DeadLetters
 from unimq._delivery import Delivery
-from unimq._destinations import Seconds, Source, queue_of, seconds
+from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError
 from unimq._waiting import Waiters
 
@@ -34,9 +34,9 @@ class SettleBarrier:
     __slots__ = ("done", "errors", "finished")
 
     def __init__(self) -> None:
-        self.done = False
+        self.done: bool = False
         self.errors: Sequence[UnimqError] = ()
-        self.finished = Waiters()
+        self.finished: Waiters = Waiters()
 
     def finish(self, errors: Sequence[UnimqError]) -> None:
         self.errors = errors
@@ -65,25 +65,25 @@ class ConsumerCore:
 
     def __init__(self, source: Source, capabilities: Capabilities, dead_letters: DeadLetters | None) -> None:
         self.source = source
-        self.queue = queue_of(source)
-        self.source_name = self.queue.name
+        self.queue: Queue = queue_of(source)
+        self.source_name: str = self.queue.name
         self.capabilities = capabilities
         self.dead_letters = dead_letters
         self.receiver: Receiver
         self.buffer: deque[Delivery] = deque()
         self.held: set[Delivery] = set()
-        self.arrived = Waiters()
-        self.closed = ""
+        self.arrived: Waiters = Waiters()
+        self.closed: str = ""
         self.abandoned = ""
         """Why nothing can be settled here: this is the copy of a consumer in a forked child (L2)."""
         self.error: UnimqError | None = None
-        self.lock = threading.Lock()
-        self.moves_under_way = 0
-        self.moves_done = Waiters()
+        self.lock: threading.Lock = threading.Lock()
+        self.moves_under_way: int = 0
+        self.moves_done: Waiters = Waiters()
         self.move_errors: list[UnimqError] = []
-        self.ttl = self.queue.ttl_seconds
-        self.max_deliveries = self.queue.max_deliveries
-        self.is_plain = self.ttl is None and self.max_deliveries is None
+        self.ttl: float | None = self.queue.ttl_seconds
+        self.max_deliveries: int | None = self.queue.max_deliveries
+        self.is_plain: bool = self.ttl is None and self.max_deliveries is None
         """Nothing to check at delivery but the message's own ttl: saves a call per message."""
 
     # Coming up: `DeliverySink`.

@@ -75,18 +75,18 @@ class ProducerCore:
         self.timeout = timeout
         self.window = window
         self.window_bytes = window_bytes
-        self.queue_ttl = target.ttl_seconds if isinstance(target, Queue) else None
+        self.queue_ttl: float | None = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
-        self.is_immediate = False
+        self.is_immediate: bool = False
         """Every outcome comes inside `submit`, so that nothing is ever outstanding and no window is kept (S5)."""
-        self.admits_freely = False
+        self.admits_freely: bool = False
         """`is_immediate` and open: the fronts need not ask `admit`."""
-        self.room = Waiters()
-        self.lock = threading.Lock()
-        self.closed = ""
-        self.outstanding = 0
-        self.outstanding_bytes = 0
-        self.group = PipelinedGroup()
+        self.room: Waiters = Waiters()
+        self.lock: threading.Lock = threading.Lock()
+        self.closed: str = ""
+        self.outstanding: int = 0
+        self.outstanding_bytes: int = 0
+        self.group: PipelinedGroup = PipelinedGroup()
 
     # Going down.
 
@@ -153,7 +153,7 @@ class ProducerCore:
             self.group.remaining += 1
 
     def check_open(self) -> None:
-        """Raise `Closed` if the producer was closed, or belongs to the parent process, whose outcomes never come (L2)."""
+        """Raise `Closed` if the producer was closed, or is the parent's, whose outcomes never come here (L2)."""
         if self.closed:
             raise Closed(self.closed)
 
