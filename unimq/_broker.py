@@ -229,8 +229,15 @@ class BrokerCore:
             return
         self.closed = "the broker connection is closed"
         deadline = time.monotonic() + timeout
-        for consumer in list(self.consumers):
-            self.close_consumer(consumer, max(0.0, deadline - time.monotonic()))
+        # Side by side: each may have to wait for its own last long poll.
+        closing = [
+            threading.Thread(target=self.close_consumer, args=(consumer, timeout), name="unimq-closing")
+            for consumer in list(self.consumers)
+        ]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
         for producer in list(self.producers):
             producer.stop("the producer is closed")
             self.close_producer(producer, max(0.0, deadline - time.monotonic()))
