@@ -524,6 +524,8 @@ class _Judge:
         if attempt == 1 and last.how == "reject" and last.settled_at < group.redriven_at:
             return
         disturbed = group.endings != last.endings or self._fault_since(last)
+        if attempt == last.event.attempt and disturbed and last.how != "nack" and not self.rules.shutdown_counts:
+            return
         if attempt > expected and (disturbed or self.rules.attempts != "exact"):
             return
         if 1 <= attempt < expected and disturbed and self.rules.attempts == "restarting":

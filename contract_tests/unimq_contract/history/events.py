@@ -320,6 +320,6 @@ def shown(event: Event, start: int) -> str:
     fields = (
         f"{name}={value!r}"
         for name, value in msgspec.structs.asdict(event).items()
-        if name not in {"at", "content"} and value not in {"", 0}
+        if name not in {"at", "content"} and value not in ("", 0, None)
     )
     return f"{(event.at - start) / 1e9:+12.6f} s  {event.__struct_config__.tag}  {'  '.join(fields)}"

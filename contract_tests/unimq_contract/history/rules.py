@@ -38,6 +38,8 @@ class Rules:
     """``exact``: 1, 2, 3 and so on; only an end or a fault between may have used up a number unseen. ``skipping``:
     deliveries that nobody saw are counted too (A9), or leases end in the consumer's buffer. ``restarting``: the count
     may also begin again after an end or a fault (A7)."""
+    shutdown_counts: bool = True
+    """Whether a close or a lost connection counts as a delivery (A9); where not, the same number comes again."""
     acks_survive_faults: bool = True
     """With ``False`` a fault may undo confirmed acks (``Capabilities.acks_at_risk``)."""
     rebalance: float | None = None
@@ -67,6 +69,7 @@ class Rules:
             else "skipping"
             if capabilities.shutdown_counts or queue.lease is not None
             else "exact",
+            shutdown_counts=capabilities.shutdown_counts,
             acks_survive_faults=not capabilities.acks_at_risk,
             floors=floors or Floors(),
         )
