@@ -37,6 +37,9 @@ class Bounds:
     """Shortest delay, ttl and lease that the tests use; SQS counts in whole seconds."""
     crash: float = 0.0
     """By when the messages of a killed consumer return, on top of `within` (session timeouts, leases)."""
+    young: float = 0.0
+    """How long after its declaration a queue may not survive ``kill -9`` of its broker. RabbitMQ writes the name of a
+    new quorum queue to disk within a second or so, apart from its log: until then even confirmed messages go with it."""
     backlog: int = 300
     """Messages of a test that wants many."""
     programs: tuple[int, int] = (8, 30)
@@ -56,7 +59,7 @@ class Bounds:
 
 _BOUNDS = {
     "memory": Bounds(within=5.0, quiet=0.02, wake=0.5, delay=0.2, programs=(50, 50)),
-    "amqp": Bounds(within=15.0, quiet=0.15, wake=2.0),
+    "amqp": Bounds(within=15.0, quiet=0.15, wake=2.0, young=2.0),
     "kafka": Bounds(within=30.0, quiet=0.3, wake=2.0, crash=60.0),
     "sqs": Bounds(within=30.0, quiet=0.3, wake=3.0, tolerance=0.2, delay=1.0, crash=40.0),
 }
@@ -306,6 +309,6 @@ class Connections:
         action(self())
 
     def close(self) -> None:
-        """Close all of them."""
-        while self._open:
-            self._open.pop().close(timeout=self.backend.bounds.within)
+        """Close all of them. They stay referenced, so that nothing is released but by closing."""
+        for broker in self._open:
+            broker.close(timeout=self.backend.bounds.within)

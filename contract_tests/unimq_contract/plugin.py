@@ -197,7 +197,7 @@ def connect(backend: Backend, front: Front, request: pytest.FixtureRequest) -> I
     yield connections
     connections.close()
     if not request.node.stash.get(_failed, False):
-        left = wait_until_released(before, backend.bounds.within)
+        left = wait_until_released(before, backend.bounds.wake * 2)
         assert not left, f"still there after every connection was closed (L4): {', '.join(left)}"
 
 

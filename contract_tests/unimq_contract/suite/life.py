@@ -375,6 +375,7 @@ class LifeContract(Contract):
         tap = self.killable(backend)
         broker = connect()
         producer, consumer = broker.producer(queue), broker.consumer(queue, prefetch=3)
+        time.sleep(harness.bounds.young)
         producer.send_many(numbered(10))
         acked = harness.receive(consumer, 3)
         consumer.ack(acked)
