@@ -39,6 +39,7 @@ log = logging.getLogger("unimq.rabbitmq")
 _IN_FLIGHT = 5000
 """Unanswered messages on the channel, those included whose callers gave up: bounds what a hung broker can cost (L5)."""
 _SWEEP = 0.05
+"""Seconds after a deadline at which what is overdue is reported, so that one look serves many messages."""
 _FAREWELL = 1.0
 """Seconds past its timeout that a close waits for the I/O thread to report."""
 
@@ -346,7 +347,7 @@ class RabbitMQSender:
             self._finish_closing()
         next_deadline = min((publication.entry.deadline for publication in self._alive()), default=None)
         if next_deadline is not None:
-            self._sweep = self._thread.call_later(max(_SWEEP, next_deadline - now), self._watch_deadlines)
+            self._sweep = self._thread.call_later(next_deadline - now + _SWEEP, self._watch_deadlines)
 
     def _overdue(self) -> SendUnknown:
         if self._link.connection is None:
