@@ -173,7 +173,7 @@ class KafkaDriver:
             self._admin.delete_records(topic, ends, timeout)
             for receiver, its_source in list(self._receivers.items()):
                 if _is_part_of(its_source, source):
-                    receiver.refetch()
+                    receiver.forget_waiting()
         return dropped
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
@@ -224,7 +224,7 @@ class KafkaDriver:
         """See `unimq.adapter.Driver.open_receiver`."""
         topic = _topic_of(source)
         receiver = KafkaReceiver(
-            consumer_settings(self._settings, queue_of(source).name, self._protocol, prefetch),
+            consumer_settings(self._settings, self._options, queue_of(source).name, self._protocol, prefetch),
             topic,
             self._admin.topic_id(topic, timeout),
             sink,

@@ -23,6 +23,9 @@ class KafkaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How long the topics that are created keep a message, acked or not; the broker's default unless given."""
     group_protocol: Literal["classic", "consumer"] | None = None
     """How consumers share partitions: ``consumer`` (KIP-848) where the broker has it unless given."""
+    session_timeout: Annotated[float, msgspec.Meta(ge=1, le=1800)] = 10.0
+    """After which silence of a consumer its partitions go to others, with the ``classic`` protocol; with ``consumer``
+    the broker's own setting holds."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     """How user and password of the URL are presented."""
     linger: Annotated[float, msgspec.Meta(ge=0, le=900)] = 0.0
@@ -93,7 +96,7 @@ def producer_settings(shared: Settings, options: KafkaOptions, limit: int) -> Se
     }
 
 
-def consumer_settings(shared: Settings, group: str, protocol: str, prefetch: int) -> Settings:
+def consumer_settings(shared: Settings, options: KafkaOptions, group: str, protocol: str, prefetch: int) -> Settings:
     """Return the settings of a member of `group`."""
     settings: Settings = {
         **shared,
@@ -110,4 +113,7 @@ def consumer_settings(shared: Settings, group: str, protocol: str, prefetch: int
     }
     if protocol == "classic":
         settings["partition.assignment.strategy"] = "cooperative-sticky"
+        settings["session.timeout.ms"] = int(options.session_timeout * 1000)
+        # Members learn by it that others come and go; the client's default of 3 s makes every rebalance as long.
+        settings["heartbeat.interval.ms"] = int(options.session_timeout * 100)
     return settings

@@ -139,16 +139,17 @@ class PartitionProgress(Generic[H]):
         self._order.append(offset)
         if offset in self._skip:
             self._skip.remove(offset)
-            self._finish(offset)
+            self.finish(offset)
             return False
         return True
 
     def ack(self, offset: int) -> None:
         """Note that a message is done."""
         self.acked += 1
-        self._finish(offset)
+        self.finish(offset)
 
-    def _finish(self, offset: int) -> None:
+    def finish(self, offset: int) -> None:
+        """Note that a message needs no ack, or no more."""
         self.dirty = True
         order, done = self._order, self._done
         done.add(offset)

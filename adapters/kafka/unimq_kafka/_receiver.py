@@ -39,6 +39,10 @@ _COMMIT_INTERVAL = 0.2
 _PATIENCE_WHEN_FULL = 0.5
 """Seconds to wait for settlements before fetching is paused, so that polling can go on. Pausing drops what the client
 has prefetched, hence rarely; not polling holds up the rebalances of the group, hence not for long."""
+_GLANCE = 0.01
+"""Seconds between looks for the answer of a commit while there is no room for messages."""
+_MOST_AHEAD = 100
+"""Messages that such looks may bring before there is room for them (L5)."""
 _MOST_PARKED = 10_000
 """Nacked messages that wait here for their delay, beyond which no new ones are fetched (L5)."""
 _DRAIN = 1.0
@@ -66,6 +70,7 @@ class KafkaReceiver:
         self._sink = sink
         self._prefetch = prefetch
         self._topic_exists = topic_exists
+        self._is_classic = settings["group.protocol"] == "classic"
         self._wakeup = threading.Event()
         self._mail: Mailbox[Sequence[Delivery] | Callable[[], None]] = Mailbox(self._wakeup.set)
         self._is_paused = False  # any thread
@@ -80,8 +85,10 @@ class KafkaReceiver:
         self._unsettled = 0
         self._full_since = 0.0
         self._waits_paused = False
+        self._fresh: deque[Delivery] = deque()
+        """New messages that wait for room, or for the end of `pause`."""
         self._ready: deque[Delivery] = deque()
-        """To be delivered: nacked messages whose delay is over, and those that arrived during `pause`."""
+        """Nacked messages whose delay is over."""
         self._parked: list[tuple[float, int, Delivery]] = []
         self._numbers = itertools.count()
         self._ready_first = False
@@ -123,9 +130,9 @@ class KafkaReceiver:
         self._is_paused = False
         self._mail.post(())
 
-    def refetch(self) -> None:
-        """Forget what the client has prefetched, as the topic was purged."""
-        self._mail.post(self._drop_prefetched)
+    def forget_waiting(self) -> None:
+        """Forget what waits here, as the topic was purged."""
+        self._mail.post(self._forget_waiting)
 
     def end(self, error: UnimqError, timeout: float) -> None:
         """End the consumer because its source was deleted; nothing is committed."""
@@ -182,61 +189,59 @@ class KafkaReceiver:
                 self._waits_paused = False
                 self._apply_stops()
             self._fill(room)
-        elif self._waits_paused:
-            self._ready.extend(self._fetch(1, _SLICE))
-        elif not self._full_since:
-            self._full_since = now
-        elif now - self._full_since < _PATIENCE_WHEN_FULL:
-            self._wakeup.wait(min(_COMMIT_INTERVAL, _PATIENCE_WHEN_FULL))
-            self._wakeup.clear()
         else:
-            self._waits_paused = True
-            self._apply_stops()
+            self._wait_for_room(now)
         self._commit_if_due()
 
     def _fill(self, room: int) -> None:
         """Deliver new messages and those to be redelivered in turn, so that neither kind starves the other (D1)."""
-        batch: list[Delivery] = []
-        ready = self._ready
-        if ready and self._ready_first:
-            batch = self._take_ready(max(1, room // 2))
+        fresh, ready = self._fresh, self._ready
+        if len(fresh) < room:
+            self._poll(min(room - len(fresh), _LARGEST_FETCH), 0 if fresh or ready else _SLICE)
+        first, second = (ready, fresh) if self._ready_first else (fresh, ready)
         self._ready_first = not self._ready_first
-        if room > len(batch):
-            batch += self._fetch(min(room - len(batch), _LARGEST_FETCH), 0 if batch or ready else _SLICE)
-        if ready and room > len(batch):
-            batch += self._take_ready(room - len(batch))
-        self._deliver(batch)
-
-    def _take_ready(self, most: int) -> list[Delivery]:
-        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
-
-    def _deliver(self, batch: list[Delivery]) -> None:
-        # While this batch was fetched, a partition may have been given up.
-        batch = [delivery for delivery in batch if not _token(delivery)[0].over]
-        if self._is_closing:
+        share = room - min(room // 2, len(second))
+        batch = [first.popleft() for _ in range(min(share, len(first)))]
+        batch += [second.popleft() for _ in range(min(room - len(batch), len(second)))]
+        if not batch or self._is_closing:
             return
         if self._is_paused:
-            self._ready.extendleft(reversed(batch))
-        elif batch:
-            for delivery in batch:
-                progress, offset = _token(delivery)
-                progress.held[offset] = delivery
-            self._unsettled += len(batch)
-            self._sink.deliver(batch)
+            # Since the room was counted; they are the next ones when it is resumed.
+            fresh.extendleft(reversed(batch))
+            return
+        for delivery in batch:
+            progress, offset = _token(delivery)
+            progress.held[offset] = delivery
+        self._unsettled += len(batch)
+        self._sink.deliver(batch)
 
-    def _fetch(self, most: int, timeout: float) -> list[Delivery]:
-        """Poll, and return the deliveries of at most so many new messages."""
-        batch: list[Delivery] = []
+    def _wait_for_room(self, now: float) -> None:
+        """Wait for settlements. Polling must go on for the client's callbacks, but would bring more messages."""
+        self._full_since = self._full_since or now
+        if self._waits_paused:
+            self._poll(1, _SLICE)
+        elif now - self._full_since >= _PATIENCE_WHEN_FULL:
+            self._waits_paused = True
+            self._apply_stops()
+        elif self._commits_under_way and len(self._fresh) < _MOST_AHEAD:
+            self._wakeup.wait(_GLANCE)
+            self._wakeup.clear()
+            self._poll(1, 0)
+        else:
+            self._wakeup.wait(_COMMIT_INTERVAL)
+            self._wakeup.clear()
+
+    def _poll(self, most: int, timeout: float) -> None:
+        """Let the client call back, and take at most so many new messages."""
         first = self._consumer.poll(timeout)
         if first is None:
-            return batch
-        self._take_record(first, batch)
+            return
+        self._take_record(first)
         if most > 1:
             for record in self._consumer.consume(most - 1, 0):
-                self._take_record(record, batch)
-        return batch
+                self._take_record(record)
 
-    def _take_record(self, record: Record, batch: list[Delivery]) -> None:
+    def _take_record(self, record: Record) -> None:
         error = record.error()
         if error is not None:
             self._on_record_error(error)
@@ -252,7 +257,7 @@ class KafkaReceiver:
             self._drop([progress])
             progress = self._partitions[partition] = Progress(partition, self._topic_id, offset, set())
         if progress.receive(offset):
-            batch.append(Delivery(decode(record), 1, (progress, offset), self._sink, record))
+            self._fresh.append(Delivery(decode(record), 1, (progress, offset), self._sink, record))
         if progress.span >= SPAN_LIMIT and partition not in self._stopped:
             self._apply_stops()
 
@@ -270,9 +275,15 @@ class KafkaReceiver:
             self._consumer.resume([TopicPartition(self._topic, partition) for partition in go])
         self._stopped = wanted
 
-    def _drop_prefetched(self) -> None:
-        partitions = [TopicPartition(self._topic, partition) for partition in self._partitions]
-        self._consumer.pause(partitions)
+    def _forget_waiting(self) -> None:
+        for delivery in (*self._fresh, *self._ready, *(item[2] for item in self._parked)):
+            progress, offset = _token(delivery)
+            progress.finish(offset)
+        self._fresh.clear()
+        self._ready.clear()
+        self._parked.clear()
+        # The client drops what it has prefetched of a partition that is paused.
+        self._consumer.pause([TopicPartition(self._topic, partition) for partition in self._partitions])
         self._stopped = set(self._partitions)
         self._apply_stops()
 
@@ -344,20 +355,14 @@ class KafkaReceiver:
 
     def _commit_if_due(self) -> None:
         now = time.monotonic()
-        # While full, nobody polls, and the answer of a commit would not be seen: it is read back instead.
-        reads_back = bool(self._full_since) and not self._waits_paused
-        if now < self._next_commit or (self._commits_under_way and not reads_back):
+        if self._commits_under_way or now < self._next_commit:
             return
-        changed = [p for p in self._partitions.values() if p.dirty or (reads_back and p.acked > p.proven)]
-        if not changed:
-            return
-        self._next_commit = now + _COMMIT_INTERVAL
-        if reads_back:
-            self._prove(changed, now + 1.0)
-        else:
+        changed = [progress for progress in self._partitions.values() if progress.dirty]
+        if changed:
+            self._next_commit = now + _COMMIT_INTERVAL
             self._commit(changed)
-        if self._stopped and not self._waits_paused:
-            self._apply_stops()
+            if self._stopped and not self._waits_paused:
+                self._apply_stops()
 
     def _commit(self, changed: Iterable[Progress]) -> list[TopicPartition]:
         """Start one commit; its answer comes to `_on_commit`."""
@@ -485,6 +490,7 @@ class KafkaReceiver:
             progress.held.clear()
             del self._partitions[progress.partition]
             self._stopped.discard(progress.partition)
+        self._fresh = deque(delivery for delivery in self._fresh if not _token(delivery)[0].over)
         self._ready = deque(delivery for delivery in self._ready if not _token(delivery)[0].over)
         self._parked = [item for item in self._parked if not _token(item[2])[0].over]
         heapq.heapify(self._parked)
@@ -497,8 +503,17 @@ class KafkaReceiver:
     def _leave(self) -> None:
         """Commit what was settled, bounded by the time to close."""
         self._read_mail()
-        unproven = [p for p in self._partitions.values() if p.dirty or p.acked > p.proven]
-        self._prove(unproven, min(time.monotonic() + _PROOF, self._close_by))
+        deadline = min(time.monotonic() + _PROOF, self._close_by)
+        self._prove([p for p in self._partitions.values() if p.dirty or p.acked > p.proven], deadline)
+        if self._is_classic:
+            # The coordinator answers nothing to a member that waits for the others to join, and the leave of a client
+            # that ends meanwhile is lost: its group would stand still for the session timeout. An answer is proof.
+            try:
+                self._consumer.committed(
+                    [TopicPartition(self._topic, 0)], timeout=max(0.1, deadline - time.monotonic())
+                )
+            except KafkaException as failed:
+                log.debug("leaving the group of %r without an answer: %s", self._topic, failed)
 
     def _end_with(self, error: UnimqError) -> None:
         self._end = error
