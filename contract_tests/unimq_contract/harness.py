@@ -80,6 +80,8 @@ class Backend:
     tap: RunningTap | None = None
     """The broker on tap, if it is one of ours: it can be killed, frozen and started again."""
     emulator: bool = False
+    given: str = ""
+    """The URL without the options that the harness adds to make tests quick."""
 
     @property
     def scheme(self) -> str:
@@ -99,13 +101,13 @@ class Backend:
 
 def backend_at(url: str, *, stress: float, name: str = "", tap: RunningTap | None = None) -> Backend:
     """Return the backend behind a URL, with the limits for its scheme."""
-    scheme = urlsplit(url).scheme
+    given, scheme = url, urlsplit(url).scheme
     family = scheme.split("+", maxsplit=1)[0].removesuffix("s" if scheme.startswith("amqp") else "\0")
     emulator = tap is not None and tap.tap.label == "emulator"
     if family == "memory" and "max_message_bytes" not in url:
         url += f"{'&' if '?' in url else '?'}max_message_bytes={LARGEST_IN_MEMORY}"
     bounds = _BOUNDS.get(family, _OTHER_BOUNDS).stressed(stress)
-    return Backend(name or _shown(url), url, bounds, tap, emulator)
+    return Backend(name or _shown(url), url, bounds, tap, emulator, given)
 
 
 def _shown(url: str) -> str:

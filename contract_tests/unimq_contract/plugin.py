@@ -21,6 +21,7 @@ from unimq_contract.fronts import AsyncioFront, Front, FrontName, SyncFront
 from unimq_contract.guarantees import GUARANTEES
 from unimq_contract.harness import Backend, Connections, Destinations, Harness, backend_at
 from unimq_contract.leaks import Holdings, wait_until_released
+from unimq_contract.report import Recorder
 
 REQUIRED = "UNIMQ_REQUIRE_BACKENDS"
 """Environment variable under which a backend that cannot be started is an error instead of a loud skip."""
@@ -48,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--unimq-stress", type=float, default=1.0, metavar="FACTOR", help="multiplies every limit of time (default: 1)"
     )
+    group.addoption("--unimq-report", type=Path, metavar="FILE", help="write the result as JSON to this file")
+    group.addoption("--unimq-no-summary", action="store_true", help="print no summary: whoever calls prints its own")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_backends] = []
     config.stash[_missing] = []
     config.stash[_outcomes] = {}
+    if config.option.unimq_report is not None:
+        config.pluginmanager.register(Recorder(config.option.unimq_report, config.stash[_missing]))
 
 
 def _options(config: pytest.Config) -> tuple[list[str], str, float]:
@@ -214,6 +219,7 @@ def harness(backend: Backend, broker: unimq.Broker, request: pytest.FixtureReque
         for name in mark.args:
             feature: unimq.Feature = getattr(broker.capabilities, name)
             if not feature:
+                request.node.user_properties.append(("unsupported", name))
                 pytest.skip(f"{broker.capabilities.backend} declares {name} unsupported: {feature.note}")
     return Harness(backend, broker.capabilities)
 
@@ -250,7 +256,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     outcomes, missing = config.stash[_outcomes], config.stash[_missing]
-    if not outcomes and not missing:
+    if config.option.unimq_no_summary or (not outcomes and not missing):
         return
     terminalreporter.section("unimq contract")
     described = {backend.name: _described(backend) for backend in config.stash[_backends]}
