@@ -98,11 +98,14 @@ class Conversation:
 
     def _opened(self, channel: Channel) -> None:
         self._opening = False
+        if self._asked is None:
+            channel.close()  # the caller went away meanwhile
+            return
         self._channel = channel
         self._put(channel)
 
     def _put(self, channel: Channel) -> None:
-        if self._asked is None:  # the caller went away while the channel was opening
+        if self._asked is None:
             return
         method, arguments = self._asked[0]
         try:

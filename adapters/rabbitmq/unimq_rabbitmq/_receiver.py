@@ -272,11 +272,10 @@ class RabbitMQReceiver:
         tags: list[int] = []
         for _ in range(len(acks)):
             owner, tag = cast("Token", acks.popleft().token)
-            if owner is not session or session is None:
-                self._stale += 1
-            else:
-                del session.held[tag]
+            if session is not None and owner is session and session.held.pop(tag, None) is not None:
                 tags.append(tag)
+            else:
+                self._stale += 1
         if not tags or session is None:
             return
         session.settled += len(tags)
@@ -293,10 +292,9 @@ class RabbitMQReceiver:
     def _requeue(self, delivery: Delivery) -> None:
         owner, tag = cast("Token", delivery.token)
         session = self._session
-        if session is None or owner is not session:
+        if session is None or owner is not session or session.held.pop(tag, None) is None:
             self._stale += 1
             return
-        del session.held[tag]
         session.settled += 1
         # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
         session.channel.basic_reject(tag, requeue=True)

@@ -151,6 +151,9 @@ class RabbitMQSender:
             self._link.open_channel(self._opened, self._channel_closed)
 
     def _opened(self, channel: Channel) -> None:
+        if self._ended is not None:
+            channel.close()
+            return
         guarded = self._thread.guarded
         channel.add_on_return_callback(guarded(self._on_return))
         channel.confirm_delivery(guarded(self._on_confirm), guarded(partial(self._confirming, channel)))
@@ -166,6 +169,9 @@ class RabbitMQSender:
 
     def _channel_ready(self, channel: Channel, _answer: object) -> None:
         self._opening = False
+        if self._ended is not None:
+            channel.close()
+            return
         self._channel = channel
         self._last_tag = 0
         self._settle_opening(None)
@@ -194,6 +200,7 @@ class RabbitMQSender:
             return
         if len(under_way) == 1 and lost:
             self._waiting.popleft()
+            self._clear(1)
             self._sink.failed((lost[0].entry,), _errors.rejection(error, lost[0].entry.message.id))
             self._finish_closing()
         elif lost:
@@ -253,9 +260,7 @@ class RabbitMQSender:
         method = frame.method
         answered = self._take(method.delivery_tag, multiple=method.multiple)
         if self._suspects:
-            self._suspects = max(0, self._suspects - len(answered))
-            if not self._suspects:
-                self._in_flight = _IN_FLIGHT
+            self._clear(len(answered))
         alive = [publication for publication in answered if not publication.expired]
         if isinstance(method, Basic.Nack):
             if alive:
@@ -266,6 +271,11 @@ class RabbitMQSender:
             self._sink.stored([publication.entry for publication in alive])
         self._publish()
         self._finish_closing()
+
+    def _clear(self, suspects: int) -> None:
+        self._suspects = max(0, self._suspects - suspects)
+        if not self._suspects:
+            self._in_flight = _IN_FLIGHT
 
     def _take(self, tag: int, *, multiple: bool) -> list[_wire.Publication]:
         unanswered = self._unanswered
