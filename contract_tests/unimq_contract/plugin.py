@@ -86,6 +86,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         backends += [Backend(name, "", backend_at("memory://", stress=stress).bounds) for name in taps]
     elif taps:
         backends += _start(config, taps, stress)
+    for number, backend in enumerate(backends, 1):
+        if any(other.name == backend.name for other in backends[: number - 1]):
+            # The same hosts with another account, virtual host or option.
+            backend.name += f"#{number}"
     config.stash[_backends] = backends
 
 

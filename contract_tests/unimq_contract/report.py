@@ -145,10 +145,9 @@ def _status(counts: Counter[Outcome]) -> Status:
         return "broken"
     if counts["passed"]:
         return "holds"
-    # Where a feature is missing, other reasons to skip a further test say less.
-    if counts["unsupported"]:
-        return "unsupported"
-    return "unproven" if counts["skipped"] else "untested"
+    if counts["skipped"]:
+        return "unproven"
+    return "unsupported" if counts["unsupported"] else "untested"
 
 
 def verified(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from unimq._capabilities import Capabilities, Feature
-from unimq._cli import _messages, _tap
+from unimq._cli import _messages, _tap, _verify
 from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
 from unimq._destinations import Queue, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
@@ -353,17 +353,26 @@ def _title(found: Capabilities) -> str:
 
 
 @app.command
-def verify(url: URL = None, /, *pytest_options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
-    """Run the contract suite against a broker; exits with pytest's code.
+def verify(
+    *urls: Annotated[str, Parameter(allow_leading_hyphen=True)], html: Path | None = None, json: JSON = False
+) -> int:
+    """Run the contract suite against brokers: is every guarantee kept?
+
+    Exits with 0 if all that was tested holds, with 1 if not, otherwise with pytest's code. What follows -- is for
+    pytest.
 
     Args:
-        url: Broker; else UNIMQ_URL.
-        pytest_options: Options for pytest, after --.
+        urls: Brokers; else UNIMQ_URL.
+        html: Write the result to this file, too, as one page that needs nothing else.
+        json: Print the result as one JSON document; pytest's own output goes to standard error.
     """
-    wanted = _url(url)
-    # A wrong URL is told by one line, not by the failure of every test.
-    connect(wanted).close()
-    return _tap.verify(wanted, pytest_options)
+    # The parser drops the "--" itself, but options of pytest begin with a hyphen and URLs do not.
+    first = next((index for index, word in enumerate(urls) if word.startswith("-")), len(urls))
+    wanted = list(dict.fromkeys(urls[:first])) or [_url(None)]
+    for url in wanted:
+        # A wrong URL is told by one line, not by the failure of every test.
+        connect(url).close()
+    return _verify.verify(wanted, urls[first:], json=json, html=html)
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:

@@ -3,10 +3,14 @@
 import base64
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from unimq._delivery import Delivery
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class UsageError(Exception):
@@ -37,7 +41,6 @@ def write_json(value: object) -> None:
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """Write a table; columns without any content are left out."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     rows = list(rows)
@@ -47,12 +50,19 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         table.add_column(columns[index], overflow="fold")
     for row in rows:
         table.add_row(*(row[index] for index in used))
+    write_renderable(table)
+
+
+def write_renderable(content: "RenderableType") -> None:
+    """Write what rich can render, as wide as the terminal."""
+    from rich.console import Console
+
     # What a file or another program gets should not depend on the width of a terminal that is not there.
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     # Captured, because rich ends the program by itself when the reader of the output is gone.
     with console.capture() as captured:
-        console.print(table)
+        console.print(content)
     for line in captured.get().strip("\n").splitlines():
         write_line(line.rstrip().encode())
 

@@ -1,4 +1,4 @@
-"""Brokers on tap and the contract suite: both come from `unimq_contract`, which is found by name, like an adapter."""
+"""Brokers on tap: they come from `unimq_contract`, which is found by name, like an adapter."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ def up(
     backend: str, command: Sequence[str], *, flavour: str | None, generation: str | None, install: bool, json: bool
 ) -> int:
     """Start a broker; run `command` with its URL, or keep the broker until Ctrl-C or SIGTERM."""
-    brokers = _plug_in("unimq_contract.brokers")
+    brokers = plug_in("unimq_contract.brokers")
     try:
         if install:
             brokers.install([backend], generation=generation, report=_report)
@@ -47,21 +47,8 @@ def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def verify(url: str, arguments: Sequence[str]) -> int:
-    """Run the contract suite; return pytest's exit code."""
-    try:
-        import pytest
-    except ModuleNotFoundError:
-        raise MissingDependency(
-            "the contract suite needs pytest, which is not installed: pip install 'unimq[cli,test]'"
-        ) from None
-    # In this process, so that the password in the URL is on no further command line. No cache: the suite's folder may
-    # not be writable.
-    options = ["-p", "unimq_contract.plugin", "-p", "no:cacheprovider", "--pyargs", "unimq_contract"]
-    return int(pytest.main([*options, "--unimq-url", url, *arguments]))
-
-
-def _plug_in(name: str) -> ModuleType:
+def plug_in(name: str) -> ModuleType:
+    """Return a module of `unimq_contract`."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
