@@ -8,7 +8,8 @@ The tests are in `unimq_contract.suite`, one class per family of guarantees; sub
 
 import sys
 
-if "pytest" in sys.modules:
-    # Before anything imports the suite: an assert of a module that is imported already stays bare. Outside of pytest
-    # there is nothing to rewrite, and whoever only starts a broker need not have pytest.
-    sys.modules["pytest"].register_assert_rewrite("unimq_contract.suite", "unimq_contract.harness")
+# Before anything imports the suite: an assert of a module that is imported already stays bare. Outside of pytest there
+# is nothing to rewrite, and whoever only starts a broker need not have pytest.
+pytest = sys.modules.get("pytest")
+if pytest is not None:
+    pytest.register_assert_rewrite("unimq_contract.suite", "unimq_contract.harness")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import unimq
 from unimq_contract.brokers import RunningTap
@@ -39,7 +39,7 @@ class Bounds:
     """By when the messages of a killed consumer return, on top of `within` (session timeouts, leases)."""
     young: float = 0.0
     """How long after its declaration a queue may not survive ``kill -9`` of its broker. RabbitMQ writes the name of a
-    new quorum queue to disk within a second or so, apart from its log: until then even confirmed messages go with it."""
+    new quorum queue to disk within a second or so, apart from its log: until then confirmed messages go with it."""
     backlog: int = 300
     """Messages of a test that wants many."""
     programs: tuple[int, int] = (8, 30)
@@ -65,8 +65,11 @@ _BOUNDS = {
 }
 _OTHER_BOUNDS = Bounds(within=30.0, quiet=0.3, wake=3.0, crash=60.0, delay=1.0)
 
-LARGEST_IN_MEMORY = 1_000_000
-"""Bytes: on ``memory://`` the limit is an option, and the smaller one makes the same test quick."""
+_OPTIONS = {"memory": {"max_message_bytes": "1000000"}, "sqs": {"wait": "1"}}
+"""URL options, unless the URL has them, that make the same tests quick: a smaller limit, shorter last long polls."""
+
+_CRASH_OPTIONS = {"kafka": {"group_protocol": "classic", "session_timeout": "6"}}
+"""URL options with which a killed consumer is noticed sooner than by the broker's own setting."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,11 @@ class Backend:
         """Whether other processes cannot reach this broker."""
         return self.scheme.startswith("memory")
 
+    @property
+    def crash_options(self) -> dict[str, str]:
+        """URL options with which a killed consumer is noticed soon."""
+        return _CRASH_OPTIONS.get(family(self.url), {})
+
     def with_options(self, **options: str) -> str:
         """Return the URL with further options."""
         joined = "&".join(f"{name}={value}" for name, value in options.items())
@@ -101,13 +109,20 @@ class Backend:
 
 def backend_at(url: str, *, stress: float, name: str = "", tap: RunningTap | None = None) -> Backend:
     """Return the backend behind a URL, with the limits for its scheme."""
-    given, scheme = url, urlsplit(url).scheme
-    family = scheme.split("+", maxsplit=1)[0].removesuffix("s" if scheme.startswith("amqp") else "\0")
     emulator = tap is not None and tap.tap.label == "emulator"
-    if family == "memory" and "max_message_bytes" not in url:
-        url += f"{'&' if '?' in url else '?'}max_message_bytes={LARGEST_IN_MEMORY}"
-    bounds = _BOUNDS.get(family, _OTHER_BOUNDS).stressed(stress)
-    return Backend(name or _shown(url), url, bounds, tap, emulator, given)
+    bounds = _BOUNDS.get(family(url), _OTHER_BOUNDS).stressed(stress)
+    backend = Backend(name or _shown(url), url, bounds, tap, emulator, url)
+    given = dict(parse_qsl(urlsplit(url).query))
+    missing = {option: value for option, value in _OPTIONS.get(family(url), {}).items() if option not in given}
+    if missing:
+        backend.url = backend.with_options(**missing)
+    return backend
+
+
+def family(url: str) -> str:
+    """Return the scheme without what only says how it is reached: ``amqps`` is ``amqp``, ``sqs+http`` is ``sqs``."""
+    scheme = urlsplit(url).scheme.partition("+")[0]
+    return "amqp" if scheme == "amqps" else scheme
 
 
 def _shown(url: str) -> str:

@@ -51,6 +51,7 @@ class DeadLettersContract(Contract):
         with broker.consumer(dead_letters_of(queue)) as consumer:
             dead = harness.receive_one(consumer)
             why = {name: value for name, value in dead.headers.items() if name in PROVENANCE}
+            assert why.keys() == PROVENANCE
             dead_at = float(why.pop("unimq-dead-at"))
             assert before - 0.001 <= dead_at <= time.time() + 0.001
             assert abs(float(why.pop("unimq-dead-sent-at")) - sent_at) <= 0.001
@@ -90,7 +91,7 @@ class DeadLettersContract(Contract):
             consumer.settle()
 
     @needs("dead_letter")
-    @guarantee("A8", kills=("limit-off-by-one",))
+    @guarantee("A8", kills=("limit-too-early",))
     def test_the_last_allowed_delivery_may_still_succeed(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

@@ -86,7 +86,7 @@ def closed_port() -> int:
 
 
 class ErrorsContract(Contract):
-    @guarantee("E1", kills=("options-ignored",))
+    @guarantee("E1")
     def test_a_bad_url_is_refused(self, connect: Connections, backend: Backend, subtests: pytest.Subtests) -> None:
         scheme = backend.scheme
 
@@ -176,7 +176,7 @@ class ErrorsContract(Contract):
         assert f"unimq[{extra}]" in done.stdout
         assert "pip install" in done.stdout
 
-    @guarantee("E1", "S4", kills=("options-ignored",))
+    @guarantee("E1", "S4")
     def test_a_bad_destination_is_refused(
         self, broker: unimq.Broker, destinations: Destinations, subtests: pytest.Subtests
     ) -> None:
@@ -232,7 +232,7 @@ class ErrorsContract(Contract):
             ]
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("E1", kills=("options-ignored",))
+    @guarantee("E1")
     def test_a_bad_argument_is_refused(
         self,
         broker: unimq.Broker,

@@ -41,7 +41,7 @@ class GroupsContract(Contract):
             assert together == numbered(sent)
             harness.nothing_else(queue, one, first, second)
 
-    @guarantee("G1", "A5", "R1", kills=("acked-at-delivery",))
+    @guarantee("G1", "A5", "R1", kills=("acks-lost-at-close",))
     def test_joining_and_leaving_loses_nothing(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -177,7 +177,7 @@ class GroupsContract(Contract):
             consumer.ack(received)
 
     @needs("topics")
-    @guarantee("G2", kills=("history-for-new-subscriptions",))
+    @guarantee("G2")
     def test_a_new_subscription_starts_now(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

@@ -18,7 +18,7 @@ SETTLEMENTS: dict[str, Callable[[unimq.Delivery], None]] = {
 
 
 class SettleContract(Contract):
-    @guarantee("A1", "L1", kills=("ack-dropped", "redelivers-acked", "acks-lost-at-close"))
+    @guarantee("A1", "L1", kills=("ack-dropped", "redelivers-acked"))
     def test_an_acked_message_never_comes_again(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -119,7 +119,7 @@ class SettleContract(Contract):
             last.ack()
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("A3", "A2", kills=("nack-acks", "cumulative-ack", "nack-returns-all"))
+    @guarantee("A3", "A2", kills=("nack-acks", "nack-returns-all"))
     def test_a_nack_brings_back_that_message_alone(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:

@@ -1,0 +1,47 @@
+"""The contract suite can fail: each deliberately broken broker is killed by every test that claims to."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from unimq_contract.mutants import mutants
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[tuple[str, str], str]:
+    """What became of each mutant in each test that claims it."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "unimq_contract.plugin", "-p", "unimq_contract.mutants"),
+            *("--pyargs", "unimq_contract", "--unimq-mutants", "all", "-q", "--tb=no"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    section = done.stdout.partition("= mutants =")[2]
+    found = re.findall(r"^([a-z-]+): (\w+): (.+)$", section, re.MULTILINE)
+    assert found, done.stdout + done.stderr
+    said = {(name, test): verdict for name, test, verdict in found}
+    assert (done.returncode == 0) == (set(said.values()) == {"killed"}), done.stdout[-3000:]
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(mutants()))
+def test_a_mutant_is_killed_by_each_test_that_claims_it(verdicts: dict[tuple[str, str], str], name: str) -> None:
+    mine = {test: verdict for (mutant, test), verdict in verdicts.items() if mutant == name}
+    assert mine, "no test claims to kill it"
+    assert set(mine.values()) == {"killed"}, mine
+
+
+def test_every_mutant_says_what_is_wrong_with_it() -> None:
+    assert len(mutants()) >= 40
+    docs = [mutant.__doc__ for mutant in mutants().values()]
+    assert all(docs)
+    assert len(set(docs)) == len(docs)

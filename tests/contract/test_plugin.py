@@ -1,0 +1,132 @@
+"""How the suite is found, parametrised and reported: the plugin in sessions of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+ONE_TEST = "test_a_message_arrives_once_and_is_gone_after_its_ack"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs pytest with the plugin in an empty folder."""
+
+    def runs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "unimq_contract.plugin", "-p", "no:cacheprovider", *arguments],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return runs
+
+
+def test_the_installed_suite_runs_on_a_url_in_both_fronts(run: Run) -> None:
+    done = run("--pyargs", "unimq_contract", "--unimq-url", "memory://mine", "-v", "-k", ONE_TEST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for front in ("sync", "asyncio"):
+        assert f"{ONE_TEST}[memory://mine-{front}] PASSED" in done.stdout
+    assert "unimq contract on memory://mine" in done.stdout
+    assert "holds:       S1 R1 A1" in done.stdout
+
+
+def test_urls_may_be_several_and_passwords_are_not_shown(run: Run) -> None:
+    done = run(
+        *("--pyargs", "unimq_contract", "--collect-only", "-q", "-k", ONE_TEST),
+        *("--unimq-url", "memory://a", "--unimq-url", "amqp://guest:s3cret@127.0.0.1:1/?x=y"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{ONE_TEST}[memory://a-sync]" in done.stdout
+    assert f"{ONE_TEST}[amqp://127.0.0.1:1-sync]" in done.stdout
+    assert "s3cret" not in done.stdout
+
+
+def test_without_a_broker_nothing_passes(run: Run) -> None:
+    done = run("--pyargs", "unimq_contract")
+    assert done.returncode != 0
+    assert "--unimq-url URL" in done.stdout + done.stderr
+
+
+def test_an_unknown_backend_is_an_error_that_names_the_known(run: Run) -> None:
+    done = run("--pyargs", "unimq_contract", "--unimq-backends", "memory,pigeons")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "pigeons" in done.stderr
+    assert "memory, rabbitmq, kafka, sqs" in done.stderr
+
+
+def test_a_missing_broker_is_skipped_loudly(run: Run) -> None:
+    done = run(
+        *("--pyargs", "unimq_contract", "--unimq-backends", "memory,rabbitmq", "-k", ONE_TEST),
+        UNIMQ_TAP_LOWEST="url",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    assert "NOT TESTED: " in done.stdout
+    assert "UNIMQ_TEST_RABBITMQ_URL" in done.stdout
+
+
+def test_a_missing_broker_is_an_error_where_all_are_required(run: Run) -> None:
+    done = run(
+        *("--pyargs", "unimq_contract", "--unimq-backends", "memory,rabbitmq"),
+        UNIMQ_TAP_LOWEST="url",
+        UNIMQ_REQUIRE_BACKENDS="1",
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "UNIMQ_TEST_RABBITMQ_URL" in done.stderr
+
+
+def test_third_parties_subclass_a_family_and_give_a_url(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "from unimq_contract.suite import OrderingContract, SendContract\n"
+        "class TestSend(SendContract):\n"
+        "    url = 'memory://theirs'\n"
+    )
+    done = run("test_mine.py", "-v", "-k", ONE_TEST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"TestSend::{ONE_TEST}[memory://theirs-sync] PASSED" in done.stdout
+    # Importing a family does not run it once more.
+    assert "2 passed" in done.stdout
+
+
+def test_a_failing_assertion_shows_its_values(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import unimq\n"
+        "from unimq_contract.suite import SendContract\n"
+        "def broken(self, *args, **named):\n"
+        "    return unimq.Receipt('nobody')\n"
+        "unimq.Producer.send = broken\n"
+        "class TestSend(SendContract):\n"
+        "    url = 'memory://theirs'\n"
+    )
+    done = run("test_mine.py", "-k", "test_the_receipt_names_the_message and sync")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "AssertionError: assert 'nobody' == 'my-own-id'" in done.stdout
+    assert "BROKEN:      S1 R2" in done.stdout
+
+
+def test_brokers_can_be_started_without_pytest(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['pytest'] = None; import unimq_contract.brokers as b; print(b.BACKENDS)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rabbitmq" in done.stdout
+
+
+def test_a_test_without_a_guarantee_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "from unimq_contract.contract import Contract\n"
+        "class TestMine(Contract):\n"
+        "    url = 'memory://theirs'\n"
+        "    def test_something(self, broker):\n"
+        "        assert broker\n"
+    )
+    done = run("test_mine.py")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_something" in done.stderr
