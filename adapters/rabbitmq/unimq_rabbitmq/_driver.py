@@ -93,7 +93,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         backend="rabbitmq",
         broker_version=version,
         client_version=pika.__version__,
-        durable=native("quorum queues, persistent messages, publisher confirms"),
+        durable=native("quorum queues; one killed in the first second of its existence may lose its content"),
         topics=native("deleting a topic deletes the subscriptions this connection knows: AMQP cannot list the others"),
         start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
         require_subscription=native("messages are mandatory"),
