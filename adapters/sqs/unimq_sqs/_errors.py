@@ -133,7 +133,8 @@ def kind_of(error: NativeError) -> type[UnimqError] | None:
 def translate(error: NativeError, doing: str, default: type[UnimqError] = ConfigError) -> UnimqError:
     """Return the typed error with the native one as its cause; `default` where the table has none (E1)."""
     translated = (kind_of(error) or default)(f"{doing}: {error}")
-    translated.__cause__ = error
+    # The frames of botocore hold the connection: whoever keeps the error would keep a socket open (L4).
+    translated.__cause__ = error.with_traceback(None)
     return translated
 
 
