@@ -100,7 +100,7 @@ class Owner:
         """End the thread and close the connection."""
         self._stopping = True
         self._bell.set()
-        self._thread.join(timeout)
+        self._thread.join(timeout + _GRACE)
 
     def _bury(self, error: UnimqError) -> None:
         with self.burying:
