@@ -149,6 +149,8 @@ class BrokerCore:
         if isinstance(destination, str):
             destination = self.known.get(destination) or Queue(destination)
         _check_destination(destination)
+        if not isinstance(destination, Queue):
+            self.capabilities.require("topics")
         return destination
 
     def _named_source(self, source: str | Source) -> Source:

@@ -290,6 +290,8 @@ class Destinations:
     def delete(self, broker: unimq.Broker) -> None:
         """Delete all of them with their dead-letter queues."""
         for destination in self._made:
+            if not isinstance(destination, unimq.Queue) and not broker.capabilities.topics:
+                continue
             broker.delete(destination)
             if not isinstance(destination, unimq.Topic):
                 queue = destination if isinstance(destination, unimq.Queue) else destination.queue

@@ -182,6 +182,7 @@ class ErrorsContract(Contract):
     ) -> None:
         good = destinations.name()
         config = unimq.ConfigError
+        no_source = config if broker.capabilities.topics else unimq.Unsupported
         for bad in (
             Bad("empty name", lambda: broker.producer(""), config, ("''",)),
             Bad("space in name", lambda: broker.producer("two words"), config, ("'two words'", "letters")),
@@ -189,7 +190,7 @@ class ErrorsContract(Contract):
             Bad("name too long", lambda: broker.declare("x" * 81), config, ("81", "80")),
             Bad("name no text", lambda: broker.producer(cast("str", 7)), config, ("int",)),
             Bad("bytes as name", lambda: unimq.Queue(cast("str", b"q")), config, ("b'q'",)),
-            Bad("consumer of a topic", lambda: broker.consumer(cast("Any", unimq.Topic(good))), config, ("topic",)),
+            Bad("consumer of a topic", lambda: broker.consumer(cast("Any", unimq.Topic(good))), no_source, ("topic",)),
             Bad("ttl below 0", lambda: unimq.Queue(good, ttl=-1), config, ("ttl", "-1")),
             Bad("lease of 0", lambda: unimq.Queue(good, lease=0), config, ("lease", "0")),
             Bad(
