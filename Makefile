@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which the targets make themselves.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv constraints brokers demo test docker-test coverage lint format typecheck wheel clean
+.PHONY: help venv constraints brokers demo test docker-test coverage guarantees lint format typecheck wheel clean
 
 BIN := .venv/bin
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
@@ -14,6 +14,8 @@ INSTALL := -c constraints.txt --no-build-isolation -e '.[all,test]' --group dev
 BACKENDS := memory,rabbitmq,kafka,sqs
 CONTRACT := contract_tests -p unimq_contract.plugin --unimq-backends $(BACKENDS)
 PYTEST_ARGS := tests
+# Documents with a table of guarantees. `make guarantees BACKENDS=kafka` renews one column.
+TABLES := README.md docs/guarantees.md
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +60,10 @@ endif
 
 test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(CONTRACT)
+
+guarantees: venv brokers ## Run the contract suite and write what it finds into the tables of README.md and docs
+	$(BIN)/python -m pytest $(CONTRACT) --unimq-report .venv/contract-report.json
+	$(BIN)/python -m unimq_contract.tables --data docs/contract-results.json --report .venv/contract-report.json $(TABLES)
 
 docker-test: venv brokers ## The tests of brokers in containers, with a private engine and images built here (root)
 	tests/brokers/docker/run.sh

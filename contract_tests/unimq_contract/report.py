@@ -216,17 +216,22 @@ class Recorder:
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        # In the order in which the backends were given; later, items may be in any.
+        if (backend := _backend_of(item)) is not None:
+            self._backends.setdefault(backend.name, backend)
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            callspec = getattr(item, "callspec", None)
-            backend = callspec.params.get("backend") if callspec is not None else None
-            if callspec is None or not isinstance(backend, Backend):
+            callspec, backend = getattr(item, "callspec", None), _backend_of(item)
+            if callspec is None or backend is None:
                 continue
-            self._backends.setdefault(backend.name, backend)
             name = "::".join(item.nodeid.split("[", 1)[0].split("::")[1:])
             rest = str(callspec.id).removeprefix(backend.name).removeprefix("-")
             front = callspec.params.get("front")
             self._of_test[item.nodeid] = backend.name, f"{name}[{rest}]" if rest else name, front
+        left = {backend for backend, _, _ in self._of_test.values()}
+        self._backends = {name: backend for name, backend in self._backends.items() if name in left}
         if not session.config.option.collectonly:
             # Before the first test: the last one may leave a broker that does not answer.
             self._able = {name: _capabilities_of(backend) for name, backend in self._backends.items()}
@@ -269,6 +274,12 @@ def environment() -> dict[str, str]:
         "pytest": pytest.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _backend_of(item: pytest.Item) -> Backend | None:
+    callspec = getattr(item, "callspec", None)
+    backend = callspec.params.get("backend") if callspec is not None else None
+    return backend if isinstance(backend, Backend) else None
 
 
 def _capabilities_of(backend: Backend) -> unimq.Capabilities | str:

@@ -1,7 +1,7 @@
 """The command `unimq`: what every command shares, from a missing extra to the exit code.
 
 Exit codes: 0 done · 1 an error of unimq or of the broker · 2 wrong use · 128 + number for a signal (130 Ctrl-C, 141 the
-reader of the output left, 143 SIGTERM). `up` with a command and `verify` pass on the code of what they ran.
+reader of the output left, 143 SIGTERM). `up` with a command passes on its code, `verify` also those of pytest.
 """
 
 import contextlib

@@ -106,8 +106,8 @@ def _tell(report: Any) -> None:
                 write_line(f"BROKEN on {backend.name}: {' '.join(test.guarantees)}: {test.id}: {reason}".encode())
     for backend in report.backends:
         statuses = [tally.status for tally in backend.guarantees.values()]
-        counts = ((statuses.count(name), "hold" if name == "holds" else word) for name, (word, _) in _WORDS.items())
-        found = ", ".join(f"{number} {word}" for number, word in counts if number)
+        words = ((statuses.count(name), "hold" if name == "holds" else word) for name, (word, _) in _WORDS.items())
+        found = ", ".join(f"{number} {word}" for number, word in words if number)
         total = backend.total
         apart = total.unsupported + total.skipped
         write_line(
