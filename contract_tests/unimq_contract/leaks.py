@@ -32,6 +32,11 @@ class Holdings:
             return cls(threads, len(threads), Counter())
         return cls(threads, len(os.listdir("/proc/self/task")), Counter(_descriptors()))  # noqa: PTH208
 
+    @property
+    def count(self) -> int:
+        """Threads and descriptors together."""
+        return self.native_threads + self.descriptors.total()
+
     def gained(self, before: "Holdings") -> list[str]:
         """Return what is held now and was not `before`, in words."""
         threads = [f"thread {thread.name!r}" for thread in self.threads - before.threads]

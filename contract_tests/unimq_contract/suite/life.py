@@ -1,6 +1,7 @@
 """Life: L1 to L4, and what needs whole processes: A5, S1."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -217,7 +218,7 @@ class LifeContract(Contract):
 
     @guarantee("L4")
     def test_producers_and_consumers_come_and_go(
-        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, backend: Backend
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
         def round_trip(body: bytes) -> None:
             with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
@@ -228,9 +229,12 @@ class LifeContract(Contract):
 
         round_trip(b"first")
         before = Holdings.now()
-        for body in numbered(5):
+        rounds = numbered(6)
+        for body in rounds:
             round_trip(body)
-        assert wait_until_released(before, backend.bounds.within) == []
+        # The connection itself may hold a few more than before, pools that fill; but not more with each round.
+        gc.collect()
+        harness.eventually(lambda: Holdings.now().count < before.count + len(rounds), "no round leaves anything behind")
 
     @guarantee("L1", "E1")
     def test_declaring_again_changes_nothing(
