@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,14 @@ def test_what_is_no_usable_file_is_named(connect: Callable[..., unimq.Broker], t
             unimq.connect(name)
         assert hint in str(caught.value)
     assert not (tmp_path / "missing").exists()
+
+
+def test_many_may_make_the_file_at_once(connect: Callable[..., unimq.Broker]) -> None:
+    with ThreadPoolExecutor(12) as starters:
+        opened = [starters.submit(connect) for _ in range(12)]
+        brokers = [future.result() for future in opened]
+    brokers[0].producer("q").send(b"x")
+    assert brokers[-1].consumer("q").receive(timeout=5)
 
 
 def test_a_file_of_another_format_is_refused(connect: Callable[..., unimq.Broker], tmp_path: Path) -> None:

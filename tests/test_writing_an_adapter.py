@@ -94,7 +94,9 @@ def test_the_adapter_of_the_page_passes_the_suite(tmp_path: Path) -> None:
     run(sys.executable, *pytest_alone, *suite, cwd=tmp_path, timeout=500, path=str(site))
     (counts,) = ET.parse(report).getroot().iter("testsuite")  # noqa: S314 - written by the line above
     assert (counts.attrib["failures"], counts.attrib["errors"]) == ("0", "0")
-    passed = {case.attrib["classname"].rpartition(".")[2] for case in counts.iter("testcase") if not list(case)}
+    passed = {
+        case.attrib["classname"].rpartition(".")[2] for case in counts.iter("testcase") if case.find("skipped") is None
+    }
     families = {f"{name}Contract" for name in re.findall(r"`(\w+)Contract`", PAGE)}
     assert len(families) > 5
     assert families <= passed

@@ -49,11 +49,10 @@ def open_database(path: Path, synchronous: str, timeout: float) -> sqlite3.Conne
             db.executescript(f"PRAGMA synchronous = {synchronous}; PRAGMA fullfsync = 1")
             if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise ConfigError(f"{path}: no write-ahead log is possible here; is this a network file system?")
-            db.execute("BEGIN IMMEDIATE")
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'unimq_format'").fetchone():
-                db.executescript("BEGIN IMMEDIATE;" + _SCHEMA.read_text(encoding="utf-8"))
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'unimq_next_of_lane'").fetchone():
+                # Others may do the same at the same time, which is why it makes only what is missing.
+                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA.read_text(encoding='utf-8')} COMMIT")
             (version,) = db.execute("SELECT version FROM unimq_format").fetchone()
-            db.execute("COMMIT")
             if version != _FORMAT:
                 raise ConfigError(f"{path} has format {version}; this unimq-sqlite reads format {_FORMAT}")
             return db

@@ -165,7 +165,7 @@ class Owner:
             self.db.execute("BEGIN IMMEDIATE")
             has_begun, now = True, time.time()
             told = [job.apply(self.db, now) for job in jobs]
-            told += [receiver.apply(self.db, now) for receiver in list(self.receivers)]
+            told += [receiver.apply(self.db, time.time()) for receiver in list(self.receivers)]
             self.db.execute("COMMIT")
             self._jobs = jobs = []
             reports = [report for report in told if report is not None]
