@@ -65,7 +65,7 @@ class SharedProducer:
         self._settings = settings
         self._producer = self._open()
         self._senders: set[ReportTaker] = set()
-        self._reports: deque[tuple[ReportTaker, Outgoing, KafkaError | None]] = deque()
+        self._reports: deque[tuple[Job, KafkaError | None]] = deque()
         self._backlog: deque[Job] = deque()
         """What the client's queue had no room for; while there is any, all goes through it, to keep the order."""
         self._is_fatal = False
@@ -116,7 +116,7 @@ class SharedProducer:
                 job.topic,
                 job.entry.message.body,
                 job.key,
-                on_delivery=partial(self._on_report, job.sender, job.entry),
+                on_delivery=partial(self._on_report, job),
                 timestamp=job.timestamp,
                 headers=job.headers,  # type: ignore[arg-type] # the parameter wants a wider, invariant list
             )
@@ -145,10 +145,11 @@ class SharedProducer:
 
     # Called by the client from within `poll`: short, and never raising.
 
-    def _on_report(self, sender: ReportTaker, entry: Outgoing, error: KafkaError | None, record: Record) -> None:
+    def _on_report(self, job: Job, error: KafkaError | None, record: Record) -> None:
         if error is None:
-            entry.position = Position(record.partition() or 0, record.offset() or 0)
-        self._reports.append((sender, entry, error))
+            offset = record.offset()
+            job.entry.position = None if offset is None else Position(record.partition() or 0, offset)
+        self._reports.append((job, error))
 
     def _on_error(self, error: KafkaError) -> None:
         self.trouble = describe(error)
@@ -204,14 +205,20 @@ class SharedProducer:
         outcomes: dict[ReportTaker, tuple[list[Outgoing], list[tuple[Outgoing, KafkaError]]]] = {}
         take = self._reports.popleft
         for _ in range(len(self._reports)):
-            sender, entry, error = take()
-            outcome = outcomes.get(sender)
+            job, error = take()
+            outcome = outcomes.get(job.sender)
             if outcome is None:
-                outcome = outcomes[sender] = ([], [])
-            if error is None:
-                outcome[0].append(entry)
-            else:
-                outcome[1].append((entry, error))
+                outcome = outcomes[job.sender] = ([], [])
+            if error is not None:
+                outcome[1].append((job.entry, error))
+            elif job.entry.position is not None:
+                outcome[0].append(job.entry)
+            elif job.entry in job.sender.outstanding:
+                # The broker took it for a duplicate, which the client reports as success. It need not be one: when the
+                # leader of a partition is new (one topic in eight, just after its creation), it may refuse the first
+                # batch and store the second, after which it takes the repeated first one for old. Hence once more.
+                log.debug("message %s to %r reported as a duplicate: sent again", job.entry.message.id, job.topic)
+                self._backlog.append(job)
         for sender, (stored, failed) in outcomes.items():
             if stored:
                 self.trouble = ""
@@ -234,7 +241,7 @@ class SharedProducer:
                     if not self._hand_over(job):
                         return
                 except KafkaException as refused:
-                    self._reports.append((job.sender, job.entry, native_of(refused)))
+                    self._reports.append((job, native_of(refused)))
             # Only now, as senders look whether it is empty.
             backlog.popleft()
 
