@@ -1,0 +1,349 @@
+"""The receiver with a scripted SQS: leases by our own clock, order of changes, duplicates, pauses and closing."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from unimq_sqs._receiver import ReceiverSettings, SQSReceiver
+from unimq_sqs._wire import attributes_of, encode
+
+import unimq
+from unimq import UnimqError
+from unimq.adapter import Delivery, Message
+
+WITHIN = 10.0
+OURS = ("unimq-sqs-poll", "unimq-sqs-leases", "unimq-sqs-ack", "unimq-sqs-visibility")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+class Service:
+    """Answers the four calls of a receiver. A poll waits until the test has an answer, or `wait` seconds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Condition()
+        self.answers: deque[list[dict[str, Any]] | Exception] = deque()
+        self.asked: list[dict[str, Any]] = []
+        self.polling = 0
+        self.ended = False
+        self.deleted: list[str] = []
+        self.changed: list[tuple[str, int]] = []
+        self.changing = threading.Event()
+        self.may_change = threading.Event()
+        self.may_change.set()
+        self.delete_failures: dict[str, dict[str, Any]] = {}
+
+    def answer(self, answer: "list[dict[str, Any]] | Exception") -> None:
+        with self.lock:
+            self.answers.append(answer)
+            self.lock.notify_all()
+
+    def end(self) -> None:
+        """Let the running polls end, and further ones at once."""
+        with self.lock:
+            self.ended = True
+            self.lock.notify_all()
+
+    def receive_message(self, **asked: Any) -> dict[str, Any]:
+        with self.lock:
+            self.asked.append(asked)
+            self.polling += 1
+            self.lock.wait_for(lambda: self.answers or self.ended, asked["WaitTimeSeconds"])
+            self.polling -= 1
+            answer = self.answers.popleft() if self.answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return {"Messages": answer}
+
+    def delete_message_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803 - theirs
+        failed = [
+            {"Id": entry["Id"], **self.delete_failures[entry["ReceiptHandle"]]}
+            for entry in Entries
+            if entry["ReceiptHandle"] in self.delete_failures
+        ]
+        done = [entry for entry in Entries if entry["ReceiptHandle"] not in self.delete_failures]
+        self.deleted += [entry["ReceiptHandle"] for entry in done]
+        return {"Successful": [{"Id": entry["Id"]} for entry in done], "Failed": failed}
+
+    def change_message_visibility_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        self.changing.set()
+        assert self.may_change.wait(WITHIN)
+        self.changed += [(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in Entries]
+        return {"Successful": [{"Id": entry["Id"]} for entry in Entries]}
+
+
+class Sink:
+    """Takes deliveries."""
+
+    source_name = "q"
+
+    def __init__(self) -> None:
+        self.delivered: list[Delivery] = []
+        self.gone: list[Delivery] = []
+        self.error: UnimqError | None = None
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        self.delivered += deliveries
+
+    def lost(self, deliveries: Sequence[Delivery]) -> None:
+        self.gone += deliveries
+
+    def failed(self, error: UnimqError) -> None:
+        self.error = error
+
+
+class Fixture:
+    """A receiver with its service and sink."""
+
+    def __init__(
+        self, *, prefetch: int = 10, lease: int = 60, keep: bool = True, wait: int = 1, pollers: int = 1
+    ) -> None:
+        self.service = Service()
+        self.sink = Sink()
+        settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers)
+        client = cast("Any", self.service)
+        self.receiver = SQSReceiver(client, client, settings, cast("Any", self.sink))
+
+    def deliver(self, *names: str) -> list[Delivery]:
+        """Have messages delivered."""
+        before = len(self.sink.delivered)
+        self.service.answer([message(name) for name in names])
+        until(lambda: len(self.sink.delivered) >= before + len(names), "not delivered")
+        return self.sink.delivered[before:]
+
+    def settle(self) -> list[UnimqError]:
+        """Wait for a barrier."""
+        found: list[Sequence[UnimqError]] = []
+        self.receiver.barrier(found.append)
+        until(lambda: found, "the barrier did not end")
+        return list(found[0])
+
+
+def message(name: str, handle: str = "", count: int = 1) -> dict[str, Any]:
+    encoded = encode(Message(name.encode(), id=name))
+    return {
+        "MessageId": f"sqs-{name}",
+        "ReceiptHandle": handle or name,
+        "Body": encoded.body,
+        "Attributes": {"ApproximateReceiveCount": str(count), "SentTimestamp": "1000"},
+        "MessageAttributes": attributes_of(encoded),
+    }
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Fixture]]:
+    made: list[Fixture] = []
+
+    def make(**options: Any) -> Fixture:
+        made.append(Fixture(**options))
+        return made[-1]
+
+    yield make
+    for fixture in made:
+        fixture.service.may_change.set()
+        closing = threading.Thread(target=fixture.receiver.close, args=(WITHIN,))
+        closing.start()
+        until(lambda: fixture.receiver._closing, "does not close")
+        fixture.service.end()
+        closing.join(WITHIN)
+    until(
+        lambda: not [thread for thread in threading.enumerate() if thread.name.startswith(OURS)],
+        "a thread outlives its receiver",
+    )
+
+
+Make = Callable[..., Fixture]
+
+
+def test_never_asks_for_more_than_there_is_room(make: Make) -> None:
+    fixture = make(prefetch=13)
+    fixture.deliver(*"abcdefghij")
+    until(lambda: fixture.service.polling, "no further poll")
+    assert [asked["MaxNumberOfMessages"] for asked in fixture.service.asked] == [10, 3]
+    (first, *_) = fixture.deliver("x", "y", "z")
+    time.sleep(0.1)
+    assert not fixture.service.polling, "polls without room"
+    fixture.receiver.ack([first])
+    until(lambda: fixture.service.polling, "room is not used")
+    assert fixture.service.asked[-1]["MaxNumberOfMessages"] == 1
+
+
+def test_a_lease_begins_at_arrival_and_not_with_the_long_poll(make: Make) -> None:
+    fixture = make(lease=60, wait=20)
+    until(lambda: fixture.service.polling, "no poll")
+    time.sleep(0.2)
+    (delivery,) = fixture.deliver("a")
+    assert delivery.lease_until > time.monotonic() + 59.5
+    assert fixture.service.asked[0]["VisibilityTimeout"] == 80, "the message is hidden for the whole lease"
+
+
+def test_a_declared_lease_ends_and_the_message_goes_back_at_once(make: Make) -> None:
+    fixture = make(lease=1, keep=False)
+    (delivery,) = fixture.deliver("a")
+    until(lambda: fixture.sink.gone, "the lease did not end")
+    assert time.monotonic() >= delivery.lease_until
+    until(lambda: fixture.service.changed == [("a", 0)], "not given back")
+    fixture.receiver.ack([delivery])
+    (error,) = fixture.settle()
+    assert isinstance(error, unimq.LeaseLost)
+    assert fixture.service.deleted == []
+
+
+def test_a_kept_lease_is_renewed_until_it_is_settled(make: Make) -> None:
+    fixture = make(lease=2)
+    (delivery,) = fixture.deliver("a")
+    first = delivery.lease_until
+    until(lambda: delivery.lease_until > first, "not renewed")
+    assert set(fixture.service.changed) == {("a", 2)}
+    fixture.receiver.ack([delivery])
+    assert fixture.settle() == []
+    renewals = len(fixture.service.changed)
+    time.sleep(1.5)
+    assert len(fixture.service.changed) == renewals, "renewed after the ack"
+    assert fixture.sink.gone == []
+
+
+def test_a_nack_waits_for_the_renewal_under_way_and_comes_last(make: Make) -> None:
+    fixture = make(lease=60)
+    (delivery,) = fixture.deliver("a")
+    fixture.service.may_change.clear()
+    fixture.receiver.extend(delivery, 100.5)
+    assert fixture.service.changing.wait(WITHIN)
+    fixture.receiver.nack(delivery, 0)
+    time.sleep(0.1)
+    fixture.service.may_change.set()
+    assert fixture.settle() == []
+    assert fixture.service.changed == [("a", 101), ("a", 0)]
+
+
+def test_extend_counts_from_its_confirmation_and_a_shorter_one_at_once(make: Make) -> None:
+    fixture = make(lease=60, keep=False)
+    (delivery,) = fixture.deliver("a")
+    fixture.receiver.extend(delivery, 300)
+    until(lambda: delivery.lease_until > time.monotonic() + 290, "not extended")
+    fixture.service.may_change.clear()
+    fixture.receiver.extend(delivery, 5)
+    assert delivery.lease_until <= time.monotonic() + 5
+    with pytest.raises(unimq.Unsupported, match="12 hours"):
+        fixture.receiver.extend(delivery, 43_201)
+
+
+def test_nack_delays_are_whole_seconds_rounded_up_and_at_most_12_hours(make: Make) -> None:
+    fixture = make()
+    first, second = fixture.deliver("a", "b")
+    fixture.receiver.nack(first, 1.2)
+    with pytest.raises(unimq.Unsupported, match="12 hours"):
+        fixture.receiver.nack(second, 50_000)
+    fixture.settle()
+    assert fixture.service.changed == [("a", 2)]
+
+
+def test_one_message_twice_in_one_answer_is_delivered_once_and_deleted_twice(make: Make) -> None:
+    fixture = make()
+    fixture.service.answer([message("a", "handle-1"), message("b"), message("a", "handle-2")])
+    until(lambda: len(fixture.sink.delivered) == 2, "not delivered")
+    fixture.receiver.ack(fixture.sink.delivered)
+    assert fixture.settle() == []
+    assert sorted(fixture.service.deleted) == ["b", "handle-1", "handle-2"]
+
+
+def test_a_failed_delete_is_repeated_or_reported(make: Make) -> None:
+    fixture = make()
+    deliveries = fixture.deliver("a", "b", "c")
+    fixture.service.delete_failures = {
+        "a": {"SenderFault": True, "Code": "ReceiptHandleIsInvalid"},
+        "b": {"SenderFault": False, "Code": "InternalError"},
+    }
+    fixture.receiver.ack(deliveries)
+    found: list[Sequence[UnimqError]] = []
+    fixture.receiver.barrier(found.append)
+    until(lambda: "c" in fixture.service.deleted, "the good one was not deleted")
+    fixture.service.delete_failures.clear()
+    until(lambda: found, "the barrier did not end")
+    assert [type(error) for error in found[0]] == [unimq.LeaseLost]
+    assert sorted(fixture.service.deleted) == ["b", "c"]
+
+
+def test_what_comes_during_a_pause_goes_back_at_once(make: Make) -> None:
+    fixture = make(wait=5)
+    until(lambda: fixture.service.polling, "no poll")
+    fixture.receiver.pause()
+    fixture.service.answer([message("a")])
+    until(lambda: fixture.service.changed == [("a", 0)], "not given back")
+    assert fixture.sink.delivered == []
+    time.sleep(0.1)
+    assert not fixture.service.polling
+    fixture.receiver.resume()
+    (delivery,) = fixture.deliver("b")
+    assert delivery.message.body == b"b"
+
+
+def test_close_lets_the_long_poll_end_and_gives_back_what_it_brings_and_what_is_held(make: Make) -> None:
+    fixture = make(wait=20)
+    acked, held = fixture.deliver("acked", "held")
+    until(lambda: fixture.service.polling, "no poll")
+    fixture.receiver.ack([acked])
+    closing = threading.Thread(target=fixture.receiver.close, args=(WITHIN,))
+    closing.start()
+    until(lambda: fixture.service.deleted == ["acked"], "acks are not sent at once")
+    time.sleep(0.1)
+    assert fixture.service.changed == [], "given back while our own poll would receive it again"
+    fixture.service.answer([message("late")])
+    closing.join(WITHIN)
+    assert fixture.service.changed == [("late", 0), ("held", 0)]
+    assert [delivery.id for delivery in fixture.sink.delivered] == ["acked", "held"]
+    fixture.receiver.ack([held])
+    (error,) = fixture.settle()
+    assert isinstance(error, unimq.LeaseLost)
+
+
+def test_close_is_bounded_by_a_poll_that_does_not_end(make: Make) -> None:
+    fixture = make(wait=20)
+    fixture.deliver("held")
+    until(lambda: fixture.service.polling, "no poll")
+    began = time.monotonic()
+    fixture.receiver.close(0.5)
+    assert time.monotonic() - began < WITHIN / 2
+    assert fixture.service.changed == [("held", 0)]
+    fixture.service.answer([message("late")])
+    until(lambda: fixture.service.changed[1:] == [("late", 0)], "stranded")
+
+
+def test_an_outage_is_survived_and_other_errors_end_the_consumer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    fixture = make()
+    fixture.service.answer(EndpointConnectionError(endpoint_url="http://127.0.0.1:1/"))
+    (delivery,) = fixture.deliver("a")
+    assert (delivery.attempt, fixture.sink.error) == (1, None)
+    assert "attempt 1" in caplog.text
+    fixture.service.answer(ClientError({"Error": {"Code": "QueueDoesNotExist"}}, "ReceiveMessage"))
+    until(lambda: fixture.sink.error, "the consumer goes on without a queue")
+    assert isinstance(fixture.sink.error, unimq.NotFound)
+
+
+def test_an_unexpected_failure_ends_the_consumer_with_a_typed_error(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make()
+    fixture.service.answer(RuntimeError("surprise"))
+    until(lambda: fixture.sink.error, "the consumer died in silence")
+    assert isinstance(fixture.sink.error, unimq.ConnectionLost)
+    assert isinstance(fixture.sink.error.__cause__, RuntimeError)
+    assert "surprise" in caplog.text
+
+
+def test_polls_multiply_while_they_come_back_full_and_end_when_empty(make: Make) -> None:
+    fixture = make(prefetch=100, pollers=3)
+    for batch in range(3):
+        fixture.service.answer([message(f"{batch}-{number}") for number in range(10)])
+    until(lambda: fixture.service.polling == 3, "one poll only")
+    until(lambda: fixture.service.polling == 1, "idle polls remain")
+    assert {asked["MaxNumberOfMessages"] for asked in fixture.service.asked} == {10}
