@@ -105,7 +105,7 @@ def _failures(report: Report) -> Iterator[str]:
 def _matrix(report: Report) -> Iterator[str]:
     yield "<section><h2>Guarantees</h2>"
     legend = (f"{_pill(status, _WORDS[status])} {escape(text)}" for status, text in _LEGEND)
-    yield f'<p class="soft">{" · ".join(legend)}</p>'
+    yield f'<p class="soft legend">{" · ".join(legend)}</p>'
     yield '<div class="wide"><table class="matrix"><thead><tr><th scope="col">No.</th>'
     yield '<th scope="col" class="text">Guarantee</th>'
     yield from _columns(report)
