@@ -231,6 +231,11 @@ BROKEN: dict[str, tuple[Kind, Tale, Rules]] = {
         sent("m").get("m").ack("m").crash().get("m", "d", 2).ack("m", consumer="d"),
         RULES,
     ),
+    "undone by a fault that may not": (
+        Kind.ACKED_YET_REDELIVERED,
+        sent("m").get("m").ack("m").down().up().get("m", "d", 2).ack("m", consumer="d"),
+        replace(RULES, acks_undone_by=frozenset({"broker killed"})),
+    ),
     "ack confirmed by a clean close": (
         Kind.ACKED_YET_REDELIVERED,
         sent("m").get("m").settle("m").close().get("m", "d", 2).ack("m", consumer="d"),
@@ -494,7 +499,7 @@ LEGAL: dict[str, tuple[str, Tale, Rules]] = {
     "fault undoes an ack where that is declared": (
         "ack undone by a fault",
         sent("m").get("m").ack("m").down().up().get("m", "d", 2).ack("m", consumer="d"),
-        replace(RULES, acks_survive_faults=False),
+        replace(RULES, acks_undone_by=frozenset({"cut"})),
     ),
     "rebalance where that is declared": (
         "rebalance",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from unimq_contract.history import Floors, History, Kind, Load, Recording, Rules, judge, run
+from unimq_contract.history import NO_FLOORS, Floors, History, Kind, Load, Recording, Rules, Verdict, judge, run
 from unimq_contract.history import events as ev
 
 import unimq
@@ -82,6 +82,28 @@ def test_the_load_goes_on_while_faults_are_under_way(connect: Callable[[], unimq
     verdict = judge(history.events, Rules(shutdown_counts=False, floors=Floors(faults={"waiting": 1})))
     verdict.raise_if_broken()
     assert verdict.counts.sent >= least
+
+
+def test_a_run_waits_for_what_a_consumer_took_with_it(connect: Callable[[], unimq.Broker]) -> None:
+    """Somebody holds messages until their leases end; a run without patience takes them for lost."""
+    queue = unimq.Queue("q", lease=1.0)
+
+    def verdict(patience: float) -> Verdict:
+        history = History()
+        recording = Recording(history)
+        with connect() as broker, recording.consumer(broker, queue, prefetch=5) as holder:
+
+            def meanwhile() -> None:
+                assert holder.receive(5, timeout=10)
+
+            load = replace(LOAD, messages=0, rate=500.0, quiet=0.05, patience=patience)
+            run(load, recording, connect, queue, meanwhile=meanwhile)
+            broker.delete(queue)
+        return judge(history.events, Rules(attempts="skipping", shutdown_counts=False, floors=NO_FLOORS))
+
+    assert verdict(0.0).found[Kind.LOST] > 0
+    patient = verdict(5.0)
+    assert patient.clean, patient.report()
 
 
 def test_a_worker_that_fails_fails_the_run(connect: Callable[[], unimq.Broker]) -> None:

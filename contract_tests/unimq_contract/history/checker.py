@@ -98,6 +98,7 @@ class _Judge:
         self.faults = 0
         self.in_effect: Counter[str] = Counter()
         self.last_up = LONG_AGO
+        self.acks_undone_at = LONG_AGO
         self.first_delivery_after_up = 0
         self.last_send = 0
         self.last_settled = 0
@@ -293,6 +294,8 @@ class _Judge:
         self.faults += 1
         self.counts.faults[event.what] += 1
         self.in_effect[event.what] += 1
+        if event.what in self.rules.acks_undone_by:
+            self.acks_undone_at = event.at
 
     def _up(self, event: Up) -> None:
         if not self.in_effect[event.what]:
@@ -484,7 +487,7 @@ class _Judge:
             return "unconfirmed settlement"
         if last.how == "reject" and last.settled_at < last.consumer.group.redriven_at:
             return "redrive"
-        if last.proof is CONFIRMED and not self.rules.acks_survive_faults and self._fault_since(last):
+        if last.proof is CONFIRMED and last.settled_at < self.acks_undone_at:
             last.place.acked = False
             return "ack undone by a fault"
         return ""

@@ -40,8 +40,8 @@ class Rules:
     may also begin again after an end or a fault (A7)."""
     shutdown_counts: bool = True
     """Whether a close or a lost connection counts as a delivery (A9); where not, the same number comes again."""
-    acks_survive_faults: bool = True
-    """With ``False`` a fault may undo confirmed acks (``Capabilities.acks_at_risk``)."""
+    acks_undone_by: frozenset[str] = frozenset()
+    """Names of the faults that may undo confirmed acks (``Capabilities.acks_at_risk``); no broken connection may."""
     rebalance: float | None = None
     """For how long after a consumer joined or left deliveries of the others may be revoked; ``None`` for not at all."""
     shadow: float = 1.0
@@ -70,6 +70,6 @@ class Rules:
             if capabilities.shutdown_counts or queue.lease is not None
             else "exact",
             shutdown_counts=capabilities.shutdown_counts,
-            acks_survive_faults=not capabilities.acks_at_risk,
+            acks_undone_by=frozenset({"broker killed"} if capabilities.acks_at_risk else ()),
             floors=floors or Floors(),
         )

@@ -6,11 +6,17 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import unimq
+from unimq_contract.history.checker import judge
+from unimq_contract.history.events import Event
 from unimq_contract.history.recording import RecordedDelivery, Recording, RecordingConsumer
+from unimq_contract.history.rules import NO_FLOORS, Rules
+from unimq_contract.history.verdict import Kind
+
+_NOT_YET = Rules(floors=NO_FLOORS)
 
 RETRY_AFTER = 0.1
 """Seconds until a worker whose connection failed tries again."""
@@ -40,6 +46,8 @@ class Load:
     """Share after which the consumer closes with some in hand, and opens again."""
     quiet: float = 0.2
     """For how long nothing must come before the queue counts as empty."""
+    patience: float = 0.0
+    """For how long to wait, if nothing comes, for confirmed messages that nobody settled: a lease, a session."""
     limit: float = 100.0
     """By when all must be over."""
 
@@ -52,6 +60,7 @@ def run(
     source: unimq.Queue | unimq.Subscription | None = None,
     *,
     meanwhile: Callable[[], None] | None = None,
+    elsewhere: Callable[[], Iterable[Event]] = tuple,
 ) -> None:
     """Put the load on a queue, or on a topic and a subscription; afterwards drain it and record its depth.
 
@@ -62,6 +71,7 @@ def run(
         target: where to send.
         source: where to receive; the queue itself if not given.
         meanwhile: called while the load is on: the place for faults, which must be over when it returns.
+        elsewhere: gives what other processes recorded, so that what they settled is not waited for.
 
     Raises:
         TimeoutError: it did not come to an end within the limit.
@@ -83,8 +93,19 @@ def run(
         workers.finish()
     with connect() as broker:
         with recording.consumer(broker, source) as consumer:
-            consumer.drain(load.quiet, limit=load.limit)
+            _drain(consumer, load, elsewhere)
         recording.depth(broker, source)
+
+
+def _drain(consumer: RecordingConsumer, load: Load, elsewhere: Callable[[], Iterable[Event]]) -> None:
+    def missing() -> bool:
+        return judge([*consumer.history.events, *elsewhere()], _NOT_YET).found[Kind.LOST] > 0
+
+    consumer.drain(load.quiet, limit=load.limit)
+    until = time.monotonic() + load.patience
+    while time.monotonic() < until and missing():
+        if consumer.drain(load.quiet, limit=load.limit):
+            until = time.monotonic() + load.patience
 
 
 class _Workers:
