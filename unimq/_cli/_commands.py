@@ -354,12 +354,11 @@ def _title(found: Capabilities) -> str:
 
 @app.command
 def verify(
-    *urls: Annotated[str, Parameter(allow_leading_hyphen=True)], html: Path | None = None, json: JSON = False
+    *urls: Annotated[str, Parameter(allow_leading_hyphen=True)], html: Path | None = None, json: Flag = False
 ) -> int:
     """Run the contract suite against brokers: is every guarantee kept?
 
-    Exits with 0 if all that was tested holds, with 1 if not, otherwise with pytest's code. What follows -- is for
-    pytest.
+    What follows -- is for pytest. Exits with 0 if all that was tested holds, with 1 if not, else with pytest's code.
 
     Args:
         urls: Brokers; else UNIMQ_URL.
