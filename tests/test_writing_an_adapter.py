@@ -90,7 +90,7 @@ def test_the_adapter_of_the_page_passes_the_suite(tmp_path: Path) -> None:
     pytest_alone = ("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--timeout", "60")
     report = tmp_path / "report.xml"
     (told,) = re.findall(r"^\$ pytest (-p unimq_contract.plugin .*)$", PAGE, re.MULTILINE)
-    suite = (*shlex.split(told), "--junitxml", report)
+    suite: list[str | Path] = [*shlex.split(told), "--junitxml", report]
     run(sys.executable, *pytest_alone, *suite, cwd=tmp_path, timeout=500, path=str(site))
     (counts,) = ET.parse(report).getroot().iter("testsuite")  # noqa: S314 - written by the line above
     assert (counts.attrib["failures"], counts.attrib["errors"]) == ("0", "0")
