@@ -9,11 +9,13 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 INSTALL := -c constraints.txt --no-build-isolation -e '.[all,test]' --group dev
 
-# The contract suite runs inside the same pytest as the unit tests, so that one closing line speaks for all.
-# `make test PYTEST_ARGS='-x tests/test_packaging.py' CONTRACT=` runs less.
+# The contract suite runs inside the same pytest as the unit tests, so that one closing line speaks for all. Each backend
+# has a worker of its own (SQS, the slowest, mostly waits), and each file of unit tests runs in one worker.
+# `make test PYTEST_ARGS='-x tests/test_packaging.py' CONTRACT= WORKERS=` runs less.
 BACKENDS := memory,rabbitmq,kafka,sqs
 CONTRACT := contract_tests -p unimq_contract.plugin --unimq-backends $(BACKENDS)
 PYTEST_ARGS := tests
+WORKERS := -n 5 --dist loadgroup
 # Documents with a table of guarantees. `make guarantees BACKENDS=kafka` renews one column.
 TABLES := README.md docs/guarantees.md
 
@@ -59,7 +61,7 @@ else
 endif
 
 test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(CONTRACT)
+	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS) $(CONTRACT)
 
 guarantees: venv brokers ## Run the contract suite and write what it finds into the tables of README.md and docs
 	$(BIN)/python -m pytest $(CONTRACT) --unimq-report .venv/contract-report.json

@@ -2,6 +2,9 @@
 
 ``--unimq-url`` names a broker that runs already; ``--unimq-backends`` starts some for this session. Not registered as
 an entry point of pytest: that would rewrite the assertions of every program that has unimq installed.
+
+With pytest-xdist (``-n 5 --dist loadgroup``) the tests of one backend run in one worker, which starts that broker when
+its first test needs it: the suites of slow brokers, which mostly wait, run side by side.
 """
 
 import os
@@ -14,7 +17,7 @@ from typing import cast
 import pytest
 
 import unimq
-from unimq_contract.brokers import BACKENDS, BrokerUnavailable, RunningTap, start
+from unimq_contract.brokers import BACKENDS, BrokerUnavailable, RunningTap, start, url_variable
 from unimq_contract.brokers import Backend as TapName
 from unimq_contract.contract import Contract
 from unimq_contract.fronts import AsyncioFront, Front, FrontName, SyncFront
@@ -30,7 +33,7 @@ _SUITE = Path(__file__).parent / "suite"
 _FRONTS: tuple[FrontName, ...] = ("sync", "asyncio")
 _backends = pytest.StashKey[list[Backend]]()
 _missing = pytest.StashKey[list[BrokerUnavailable]]()
-_outcomes = pytest.StashKey[dict[str, dict[str, Counter[str]]]]()
+_tally = pytest.StashKey["Tally"]()
 _failed = pytest.StashKey[bool]()
 
 
@@ -59,7 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fronts(*names): the only fronts for which a scenario exists")
     config.stash[_backends] = []
     config.stash[_missing] = []
-    config.stash[_outcomes] = {}
+    config.stash[_tally] = Tally()
+    config.pluginmanager.register(config.stash[_tally])
+    if config.option.unimq_report is not None and _is_parallel(config):
+        raise pytest.UsageError("--unimq-report needs all brokers in one process: leave out -n")
     if config.option.unimq_report is not None:
         config.pluginmanager.register(Recorder(config.option.unimq_report, config.stash[_missing]))
 
@@ -67,6 +73,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _options(config: pytest.Config) -> tuple[list[str], str, float]:
     option = config.option
     return option.unimq_url, option.unimq_backends, option.unimq_stress
+
+
+def _is_parallel(config: pytest.Config) -> bool:
+    """Tell whether pytest-xdist spreads this session, seen from its controller or from a worker."""
+    return hasattr(config, "workerinput") or config.getoption("dist", "no") != "no"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -82,8 +93,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if "memory" in wanted:
         backends.append(backend_at("memory://contract", stress=stress, name="memory"))
     taps: list[TapName] = [name for name in BACKENDS if name in wanted]
-    if config.option.collectonly:
-        backends += [Backend(name, "", backend_at("memory://", stress=stress).bounds) for name in taps]
+    if config.option.collectonly or _is_parallel(config):
+        # The names must be known to every worker, before anybody knows how the broker will be found.
+        backends += [Backend(_name_unstarted(name), "", backend_at("memory://", stress=stress).bounds) for name in taps]
     elif taps:
         backends += _start(config, taps, stress)
     for number, backend in enumerate(backends, 1):
@@ -117,13 +129,37 @@ def _start(config: pytest.Config, names: Sequence[TapName], stress: float) -> li
     return backends
 
 
+def _name_unstarted(name: TapName) -> str:
+    return "sqs(emulator)" if name == "sqs" and not os.environ.get(url_variable("sqs")) else name
+
+
+def _start_late(config: pytest.Config, backend: Backend) -> None:
+    """Start the broker of a worker, the first time that a test needs it."""
+    try:
+        running = start(cast("TapName", backend.name.partition("(")[0]))
+    except BrokerUnavailable as error:
+        if os.environ.get(REQUIRED, "") not in {"", "0"}:
+            pytest.fail(f"{REQUIRED} is set, and {error}")
+        pytest.skip(f"{_NOT_TESTED}{error.what}: {error.why}. {error.how_to_get_it}")
+    config.add_cleanup(running.stop)
+    started = backend_at(running.url, stress=_options(config)[2], name=backend.name, tap=running)
+    backend.url, backend.bounds, backend.tap, backend.emulator = (
+        started.url,
+        started.bounds,
+        started.tap,
+        started.emulator,
+    )
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [f"unimq contract on {_described(backend)}" for backend in config.stash[_backends]]
     return lines + [f"unimq contract NOT on {error.what}: {error.why}" for error in config.stash[_missing]]
 
 
 def _described(backend: Backend) -> str:
-    return backend.tap.tap.describe() if backend.tap is not None else backend.name
+    if backend.tap is None:
+        return backend.name if backend.url else f"{backend.name}, started when it is needed"
+    return backend.tap.tap.describe()
 
 
 # Collection: the suite's modules and classes are not called test_* and Test*, so that importing them to subclass them
@@ -163,7 +199,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("front", mark.args if mark else _FRONTS, indirect=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    can_group = config.pluginmanager.hasplugin("xdist")
     for item in items:
         if not isinstance(item, pytest.Function) or item.cls is None or not issubclass(item.cls, Contract):
             continue
@@ -174,6 +212,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tested = getattr(item, "callspec", None)
         if tested is not None and "backend" in tested.params:
             item.user_properties.append(("backend", tested.params["backend"].name))
+            if can_group:
+                item.add_marker(pytest.mark.xdist_group(tested.params["backend"].name))
 
 
 # Fixtures.
@@ -182,7 +222,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
     """The broker under test."""
-    return cast("Backend", request.param)
+    tested = cast("Backend", request.param)
+    if not tested.url:
+        _start_late(request.config, tested)
+    return tested
 
 
 @pytest.fixture(scope="session")
@@ -245,25 +288,51 @@ def queue(destinations: Destinations) -> unimq.Queue:
 # Report.
 
 
+_NOT_TESTED = "NOT TESTED: "
+
+
+class Tally:
+    """What became of each guarantee, from the reports of this process or of all workers."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, dict[str, Counter[str]]] = {}
+        self.described: dict[str, str] = {}
+        self.missing: dict[str, None] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        said = dict(report.user_properties)
+        if "backend" not in said or (report.when != "call" and report.outcome == "passed"):
+            return
+        name = str(said["backend"])
+        if report.skipped and _NOT_TESTED in report.longreprtext:
+            self.missing[report.longreprtext.partition(_NOT_TESTED)[2].partition("'")[0]] = None
+            return
+        if "described" in said:
+            self.described[name] = str(said["described"])
+        by_number = self.outcomes.setdefault(name, {})
+        for number in cast("tuple[str, ...]", said["guarantees"]):
+            by_number.setdefault(number, Counter())[report.outcome] += 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = cast("pytest.TestReport", (yield))
     if report.failed:
         item.stash[_failed] = True
-    said = dict(report.user_properties)
-    if "backend" in said and (report.when == "call" or report.outcome != "passed"):
-        by_number = item.config.stash[_outcomes].setdefault(str(said["backend"]), {})
-        for number in cast("tuple[str, ...]", said["guarantees"]):
-            by_number.setdefault(number, Counter())[report.outcome] += 1
+    tested = getattr(item, "callspec", None)
+    if tested is not None and isinstance(tested.params.get("backend"), Backend):
+        report.user_properties.append(("described", _described(tested.params["backend"])))
     return cast("None", report)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    outcomes, missing = config.stash[_outcomes], config.stash[_missing]
+    tally = config.stash[_tally]
+    outcomes, described = tally.outcomes, tally.described
+    missing = [f"{error.what}: {error.why}. {error.how_to_get_it}" for error in config.stash[_missing]]
+    missing += tally.missing
     if config.option.unimq_no_summary or (not outcomes and not missing):
         return
     terminalreporter.section("unimq contract")
-    described = {backend.name: _described(backend) for backend in config.stash[_backends]}
     for name, by_number in outcomes.items():
         order = [number for number in GUARANTEES if number in by_number]
         failed = [number for number in order if by_number[number]["failed"]]
@@ -276,6 +345,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if unproven:
             terminalreporter.write_line(f"  not proven:  {' '.join(unproven)}", yellow=True)
     for error in missing:
-        terminalreporter.write_line(
-            f"NOT TESTED: {error.what}: {error.why}. {error.how_to_get_it}", red=True, bold=True
-        )
+        terminalreporter.write_line(f"{_NOT_TESTED}{error}", red=True, bold=True)
