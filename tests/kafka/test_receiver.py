@@ -1,0 +1,228 @@
+"""Receiving as a member of a group, against the client library's mock broker."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from confluent_kafka import Producer
+from unimq_kafka import _receiver
+from unimq_kafka._options import KafkaOptions, consumer_settings
+from unimq_kafka._receiver import KafkaReceiver
+
+from unimq import ConnectionLost, NotFound, UnimqError
+
+from .conftest import Deliveries, until
+
+Open = Callable[..., tuple[KafkaReceiver, Deliveries]]
+
+
+@pytest.fixture
+def topic(address: str, request: pytest.FixtureRequest) -> str:
+    return f"{request.node.name}-{time.time_ns()}"
+
+
+def send(address: str, topic: str, bodies: Sequence[bytes], partition: int | None = None) -> None:
+    producer = Producer({"bootstrap.servers": address, "log_level": 0})
+    for number, body in enumerate(bodies):
+        producer.produce(topic, body, partition=number % 4 if partition is None else partition)
+    assert producer.flush(10) == 0
+    producer.close()
+
+
+@pytest.fixture
+def open_receiver(address: str, topic: str) -> Iterator[Open]:
+    opened: list[KafkaReceiver] = []
+
+    def open_one(prefetch: int = 100) -> tuple[KafkaReceiver, Deliveries]:
+        settings = consumer_settings(
+            {"bootstrap.servers": address, "log_level": 0}, KafkaOptions(), topic, "consumer", prefetch
+        )
+        sink = Deliveries()
+        # The mock answers an empty fetch after its whole waiting time.
+        receiver = KafkaReceiver({**settings, "fetch.wait.max.ms": 10}, topic, "", sink, prefetch, lambda: True)
+        opened.append(receiver)
+        return receiver, sink
+
+    yield open_one
+    for receiver in opened:
+        receiver.close(10)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unimq-kafka")]
+
+
+def settle(receiver: KafkaReceiver) -> Sequence[UnimqError]:
+    answers: list[Sequence[UnimqError]] = []
+    receiver.barrier(answers.append)
+    until(lambda: answers)
+    return answers[0]
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b"%04d" % number for number in range(count)]
+
+
+def test_exactly_the_unacked_ones_come_back(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, numbered(80))
+    receiver, sink = open_receiver()
+    until(lambda: len(sink.came) == 80)
+    kept = {b"0000", b"0041", b"0079"}
+    receiver.ack([delivery for delivery in reversed(sink.came) if delivery.body not in kept])
+    assert settle(receiver) == []
+    receiver.close(10)
+    assert {delivery.body for delivery in sink.gone} == kept
+    again, second = open_receiver()
+    until(lambda: len(second.came) == 3)
+    assert set(second.bodies()) == kept
+    again.ack(second.came)
+    assert settle(again) == []
+
+
+def test_never_more_unsettled_than_prefetch_and_no_partition_is_lost_by_waiting(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the fetching is paused for want of room, and resumed.
+    monkeypatch.setattr(_receiver, "_PATIENCE_WHEN_FULL", 0.05)
+    send(address, topic, numbered(40))
+    receiver, sink = open_receiver(prefetch=3)
+    acked = 0
+    while acked < 40:
+        sink.wait_for(acked + 1)
+        time.sleep(0.1 if acked % 10 == 0 else 0)
+        assert len(sink.came) - acked <= 3
+        receiver.ack([sink.came[acked]])
+        acked += 1
+    assert sink.bodies() == numbered(40)
+    assert settle(receiver) == []
+
+
+def test_nacked_messages_and_new_ones_do_not_starve_each_other(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, numbered(10), partition=0)
+    receiver, sink = open_receiver(prefetch=1)
+    seen = 0
+    while len({delivery.body for delivery in sink.came}) < 10:
+        sink.wait_for(seen + 1)
+        delivery = sink.came[seen]
+        seen += 1
+        if delivery.body == b"0000":
+            receiver.nack(delivery, 0)
+        else:
+            receiver.ack([delivery])
+    attempts = [delivery.attempt for delivery in sink.came if delivery.body == b"0000"]
+    assert attempts == list(range(1, len(attempts) + 1))
+    assert len(attempts) > 1
+
+
+def test_a_nack_waits_for_its_delay(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, [b"x"])
+    receiver, sink = open_receiver()
+    until(lambda: sink.came)
+    start = time.monotonic()
+    receiver.nack(sink.came[0], 0.3)
+    until(lambda: len(sink.came) == 2)
+    assert time.monotonic() - start >= 0.3
+    assert sink.came[1].attempt == 2
+
+
+def test_pause_holds_back_what_comes(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, [b"first"])
+    receiver, sink = open_receiver()
+    until(lambda: sink.came)
+    receiver.pause()
+    receiver.nack(sink.came[0], 0)
+    send(address, topic, [b"second"])
+    time.sleep(0.3)
+    assert len(sink.came) == 1
+    receiver.resume()
+    until(lambda: len(sink.came) == 3)
+    assert sorted(sink.bodies()) == [b"first", b"first", b"second"]
+
+
+def test_a_head_that_is_never_acked_stops_its_partition_alone(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_receiver, "SPAN_LIMIT", 1000)
+    send(address, topic, numbered(4000), partition=0)
+    receiver, sink = open_receiver(prefetch=100)
+    head, seen = b"0000", 0
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        new = sink.came[seen:]
+        seen += len(new)
+        receiver.ack([delivery for delivery in new if delivery.body != head])
+        time.sleep(0.01)
+    # What was under way when the limit was reached still comes.
+    assert 1000 <= seen <= 1200
+    send(address, topic, [b"elsewhere"], partition=1)
+    until(lambda: sink.came[-1].body == b"elsewhere")
+    receiver.ack([sink.came[0], sink.came[-1]])
+    seen += 1
+    while seen < 4001:
+        sink.wait_for(seen + 1)
+        new = sink.came[seen:]
+        seen += len(new)
+        receiver.ack(new)
+    assert settle(receiver) == []
+    assert len(set(sink.bodies())) == 4001
+
+
+def test_joining_and_leaving_lose_and_repeat_nothing(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, numbered(400))
+    first, one = open_receiver(prefetch=10)
+    until(lambda: len(one.came) == 10)
+    first.ack(one.came[:5])
+    second, two = open_receiver(prefetch=10)
+    # The group moves partitions over; what the first consumer holds of them and has not acked goes with them.
+    until(lambda: two.came)
+    acked = {delivery.body for delivery in one.came[:5]}
+    receivers, seen = [(first, one), (second, two)], [5, 0]
+    deadline = time.monotonic() + 60
+    while len(acked) < 400:
+        assert time.monotonic() < deadline
+        for index, (receiver, sink) in enumerate(receivers):
+            for delivery in sink.came[seen[index] :]:
+                seen[index] += 1
+                if delivery not in sink.gone:
+                    assert delivery.body not in acked
+                    acked.add(delivery.body)
+                    receiver.ack([delivery])
+        time.sleep(0.005)
+    assert settle(first) == []
+    assert settle(second) == []
+
+
+def test_the_end_of_its_topic_ends_the_consumer(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, [b"x"])
+    receiver, sink = open_receiver()
+    until(lambda: sink.came)
+    receiver.end(NotFound("deleted"), 5)
+    assert isinstance(sink.end, NotFound)
+    assert sink.gone == sink.came
+    receiver.ack(sink.came)
+    assert settle(receiver)
+
+
+def test_an_unexpected_error_ends_it_with_a_typed_one(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(record: object) -> object:
+        raise RuntimeError("made for this test")
+
+    monkeypatch.setattr(_receiver, "decode", fault)
+    send(address, topic, [b"x"])
+    receiver, sink = open_receiver()
+    until(lambda: sink.end)
+    assert isinstance(sink.end, ConnectionLost)
+    assert isinstance(sink.end.__cause__, RuntimeError)
+    until(lambda: receiver.is_over)
+
+
+def test_close_is_idempotent_and_answers_late_barriers(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, [b"x"])
+    receiver, sink = open_receiver()
+    until(lambda: sink.came)
+    receiver.close(10)
+    receiver.close(10)
+    receiver.ack(sink.came)
+    errors = settle(receiver)
+    assert len(errors) == 1
+    assert settle(receiver) == []

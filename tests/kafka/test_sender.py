@@ -1,0 +1,167 @@
+"""Sending through the client library, against its mock broker."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from unimq_kafka._options import KafkaOptions, producer_settings
+from unimq_kafka._producer import Position, SharedProducer
+from unimq_kafka._sender import KafkaSender
+
+from unimq import InvalidMessage, Message, MessageTooLarge, SendUnknown
+from unimq.adapter import Outgoing
+
+from .conftest import Outcomes, outgoing, until
+
+LIMIT = 10_000
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def producer(address: str) -> Iterator[SharedProducer]:
+    settings = producer_settings({"bootstrap.servers": address, "log_level": 0}, KafkaOptions(), LIMIT)
+    # The mock makes a topic when it is asked for it.
+    producer = SharedProducer({**settings, "allow.auto.create.topics": True})
+    yield producer
+    producer.close(time.monotonic())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unimq-kafka")]
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    return f"{request.node.name}-{time.time_ns()}".replace("[", "-").replace("]", "")
+
+
+def stored(address: str, topic: str) -> list[bytes]:
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "reader", "log_level": 0, "fetch.wait.max.ms": 10})
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
+    found: list[bytes] = []
+    while (record := consumer.poll(0.5)) is not None:
+        assert record.error() is None
+        found.append(record.value() or b"")
+    consumer.close()
+    return sorted(found)
+
+
+def test_every_entry_is_reported_once_with_its_position(producer: SharedProducer, address: str, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+    bodies = [b"%03d" % number for number in range(500)]
+    for start in range(0, 500, 50):
+        sender.submit([outgoing(body) for body in bodies[start : start + 50]])
+    until(lambda: len(sink.kept) == 500)
+    assert sink.told() == [body.decode() for body in bodies]
+    assert len({entry.position for entry in sink.kept}) == 500
+    assert all(isinstance(entry.position, Position) for entry in sink.kept)
+    assert stored(address, topic) == bodies
+    sender.close(5)
+
+
+def test_a_bad_entry_harms_no_other(producer: SharedProducer, address: str, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+    cut = Outgoing(Message(b"cut", id="cut", headers={"a\0": "x"}, sent_at=time.time()), time.monotonic() + 20, 3)
+    large = Outgoing(Message(bytes(LIMIT), id="large", sent_at=time.time()), time.monotonic() + 20, LIMIT)
+    sender.submit([outgoing(b"1"), cut, large, outgoing(b"2")])
+    until(lambda: len(sink.kept) == 2)
+    assert {name: type(error) for name, error in sink.errors} == {"cut": InvalidMessage, "large": MessageTooLarge}
+    assert stored(address, topic) == [b"1", b"2"]
+    sender.close(5)
+
+
+def test_a_success_without_an_offset_is_no_proof(producer: SharedProducer, address: str, topic: str) -> None:
+    class Duplicate:
+        """The report of a batch that the broker took for one that it has."""
+
+        def partition(self) -> int:
+            return 0
+
+        def offset(self) -> None:
+            return None
+
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+    hand_over = producer._hand_over
+
+    def pretend(job: object) -> bool:
+        producer._hand_over = hand_over  # type: ignore[method-assign]
+        producer._on_report(job, None, Duplicate())  # type: ignore[arg-type]
+        return True
+
+    producer._hand_over = pretend  # type: ignore[method-assign]
+    sender.submit([outgoing(b"first"), outgoing(b"second")])
+    until(lambda: len(sink.kept) == 2)
+    assert stored(address, topic) == [b"first", b"second"]
+    assert not sink.errors
+    sender.close(5)
+
+
+def test_a_full_client_queue_keeps_the_order(producer: SharedProducer, address: str, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+    hand_over, order, refusals = producer._hand_over, list[str](), 20
+
+    def refuse(job: object) -> bool:
+        nonlocal refusals
+        refusals -= 1
+        if refusals >= 0:
+            return False
+        order.append(job.entry.message.id)  # type: ignore[attr-defined]
+        return hand_over(job)  # type: ignore[arg-type]
+
+    producer._hand_over = refuse  # type: ignore[method-assign]
+    names = [f"{number:02d}" for number in range(30)]
+    for name in names:
+        sender.submit([outgoing(name.encode())])
+    until(lambda: len(sink.kept) == 30)
+    assert order == names
+    sender.close(5)
+
+
+def test_a_broken_down_producer_is_replaced(producer: SharedProducer, address: str, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender.submit([outgoing(b"before")])
+    until(lambda: len(sink.kept) == 1)
+    broken = producer.native
+    producer._on_error(KafkaError(KafkaError._FATAL, "out of sequence", fatal=True))
+    until(lambda: producer.native is not broken)
+    sender.submit([outgoing(b"after")])
+    until(lambda: len(sink.kept) == 2)
+    assert stored(address, topic) == [b"after", b"before"]
+    sender.close(5)
+
+
+def test_what_its_deadline_finds_without_an_outcome_is_unknown() -> None:
+    producer = SharedProducer(producer_settings({"bootstrap.servers": NOBODY, "log_level": 0}, KafkaOptions(), LIMIT))
+    sink = Outcomes()
+    sender = KafkaSender(producer, "nowhere", LIMIT, sink)
+    sender.submit([outgoing(b"soon", 0.3), outgoing(b"late")])
+    until(lambda: bool(sink.errors), 3)
+    assert [(name, type(error)) for name, error in sink.errors] == [("soon", SendUnknown)]
+    sender.close(0.1)
+    assert [(name, type(error)) for name, error in sink.errors] == [("soon", SendUnknown), ("late", SendUnknown)]
+    producer.close(time.monotonic())
+    assert sink.told() == ["late", "soon"]
+
+
+def test_a_fault_while_reports_are_served_leaves_nobody_waiting(producer: SharedProducer, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink)
+
+    def fault() -> None:
+        del producer._expire  # the instance's own: the class's comes back
+        raise RuntimeError("made for this test")
+
+    producer._expire = fault  # type: ignore[method-assign]
+    count = 0
+    # Until one was handed over after the fault, and stored.
+    while count < 2 or [entry.message.id for entry in sink.kept][-1:] != [str(count)]:
+        count += 1
+        sender.submit([outgoing(b"%d" % count)])
+        sink.wait_for(count)
+    assert "_expire" not in vars(producer)
+    assert len(sink.told()) == count
+    sender.close(5)

@@ -1,0 +1,113 @@
+"""Messages as records: what Kafka programs see, and what comes back."""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+from unimq_kafka._wire import decode, encode_headers, encode_key, encode_timestamp, record_size
+
+from unimq import InvalidMessage, Message
+
+
+@dataclass
+class Foreign:
+    """A record as any Kafka program may write it."""
+
+    _value: bytes | None = b""
+    _key: bytes | None = None
+    _headers: list[tuple[str, bytes | None]] | None = None
+    _timestamp: tuple[int, int] = (1, 1_700_000_000_123)
+
+    def topic(self) -> str:
+        return "orders"
+
+    def partition(self) -> int:
+        return 3
+
+    def offset(self) -> int:
+        return 42
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return self._timestamp
+
+    def headers(self) -> object:
+        return self._headers
+
+
+def over_the_wire(message: Message) -> Message:
+    headers = encode_headers(message)
+    timestamp = encode_timestamp(message, headers)
+    return decode(Foreign(message.body, encode_key(message.key), [*headers], (1, timestamp)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(b"", id="1"),
+        Message(bytes(range(256)), key="", id="2"),
+        Message(b"x", key="ключ", id="m ☃"),
+        Message(b"x", headers={f"h{i}": str(i) if i % 2 else bytes([i, 255]) for i in range(30)}, id="4"),
+        Message(b"x", headers={"text": "ä", "bytes": "ä".encode(), 'a,"b"': b"", "☃": "", "CC": "y"}, id="5"),
+        Message(b"x", content_type="a/b", correlation_id="", reply_to="ä", expires_at=2_000_000_000.5, id="6"),
+    ],
+    ids=lambda message: message.id,
+)
+def test_everything_survives(message: Message) -> None:
+    message.sent_at = round(time.time(), 3)
+    back = over_the_wire(message)
+    for field in ("body", "key", "id", "content_type", "correlation_id", "reply_to", "expires_at"):
+        assert getattr(back, field) == getattr(message, field), field
+    assert dict(back.headers) == dict(message.headers)
+    assert back.sent_at == pytest.approx(message.sent_at, abs=0.0011)
+
+
+def test_text_headers_are_plain_for_others() -> None:
+    assert encode_headers(Message(b"", id="i", headers={"source": "wäb", "raw": b"\xff"})) == [
+        ("unimq-id", b"i"),
+        ("source", "wäb".encode()),
+        ("raw", b"\xff"),
+        ("unimq-binary", b'["raw"]'),
+    ]
+
+
+def test_an_old_message_keeps_its_time_but_not_as_the_timestamp_that_retention_goes_by() -> None:
+    message = Message(b"", id="i", sent_at=1_600_000_000.25)
+    headers = encode_headers(message)
+    assert encode_timestamp(message, headers) == pytest.approx(time.time() * 1000, abs=5000)
+    assert over_the_wire(message).sent_at == 1_600_000_000.25
+
+
+def test_a_name_that_the_client_would_cut_is_refused() -> None:
+    with pytest.raises(InvalidMessage, match="NUL"):
+        encode_headers(Message(b"", id="i", headers={"a\0b": "c"}))
+
+
+def test_a_foreign_record_is_read_as_it_is() -> None:
+    record = Foreign(b"body", b"k", [("a", b"1"), ("a", b"2"), ("none", None), ("raw", b"\xff")])
+    message = decode(record)
+    assert (message.body, message.key, message.id, message.sent_at) == (b"body", "k", "orders-3-42", 1_700_000_000.123)
+    assert message.headers == {"a": "2", "none": "", "raw": b"\xff"}
+
+
+def test_a_foreign_tombstone_and_a_key_that_is_no_text() -> None:
+    message = decode(Foreign(None, b"\xff\xfe", None, (0, -1)))
+    assert (message.body, message.sent_at) == (b"", 0.0)
+    assert encode_key(message.key) == b"\xff\xfe"
+
+
+def test_damaged_headers_of_ours_harm_nothing() -> None:
+    record = Foreign(b"x", None, [("unimq-binary", b"{{"), ("unimq-expires-at", b"soon"), ("unimq-id", b"\xff")])
+    message = decode(record)
+    assert (message.expires_at, message.id, dict(message.headers)) == (None, "\ufffd", {})
+
+
+def test_the_size_is_at_least_what_the_broker_counts() -> None:
+    headers = [("ä", b"123"), ("b", b"")]
+    # The head of a batch has 61 bytes; each length takes at least one.
+    assert record_size(b"12345", b"key", headers) >= 61 + 5 + 3 + 2 + 3 + 1 + 4 + 6
