@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -152,7 +153,7 @@ def make() -> Iterator[Callable[..., Fixture]]:
         fixture.service.may_change.set()
         closing = threading.Thread(target=fixture.receiver.close, args=(WITHIN,))
         closing.start()
-        until(lambda: fixture.receiver._closing, "does not close")
+        until(partial(getattr, fixture.receiver, "_closing"), "does not close")
         fixture.service.end()
         closing.join(WITHIN)
     until(
@@ -304,6 +305,30 @@ def test_close_lets_the_long_poll_end_and_gives_back_what_it_brings_and_what_is_
     fixture.receiver.ack([held])
     (error,) = fixture.settle()
     assert isinstance(error, unimq.LeaseLost)
+
+
+def test_what_one_poll_gives_back_no_other_of_the_same_consumer_receives(make: Make) -> None:
+    fixture = make(prefetch=100, pollers=2, wait=20)
+    fixture.deliver(*(f"first-{number}" for number in range(10)))
+    until(lambda: fixture.service.polling == 2, "one poll only")
+    fixture.receiver.pause()
+    fixture.service.answer([message("a")])
+    until(lambda: fixture.service.polling == 1, "no poll ended")
+    time.sleep(0.1)
+    assert fixture.service.changed == [], "the other poll would receive it, and count a delivery"
+    fixture.service.answer([message("b")])
+    until(lambda: fixture.service.changed == [("a", 0), ("b", 0)], "not given back after the last poll")
+
+
+def test_resume_delivers_what_came_in_the_meantime(make: Make) -> None:
+    fixture = make(prefetch=100, pollers=2, wait=20)
+    fixture.deliver(*(f"first-{number}" for number in range(10)))
+    until(lambda: fixture.service.polling == 2, "one poll only")
+    fixture.receiver.pause()
+    fixture.service.answer([message("a")])
+    until(lambda: fixture.receiver._unwanted, "no poll ended")
+    fixture.receiver.resume()
+    assert fixture.sink.delivered[-1].id == "a"
 
 
 def test_close_is_bounded_by_a_poll_that_does_not_end(make: Make) -> None:

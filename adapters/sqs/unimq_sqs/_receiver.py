@@ -112,6 +112,8 @@ class SQSReceiver:
         self._held: set[Held] = set()
         self._reserved = 0
         """Messages that running polls may bring."""
+        self._unwanted: list[tuple[Received, float]] = []
+        """Messages, with the start of their poll, that came while paused or closing."""
         self._running_pollers = 0
         self._pollers: list[threading.Thread] = []
         self._paused = False
@@ -192,21 +194,29 @@ class SQSReceiver:
                 log.warning("%s; attempt %d", problem, failures)
             with self._room:
                 self._reserved -= asked
-                if messages is None:
+                if self._closing or self._paused:
+                    self._unwanted += [(message, started) for message in messages or ()]
+                    surplus = self._take_unwanted()
+                elif messages is None:
                     # Alone it goes on for ever: an outage of the service ends, and leases are a matter of time (L3).
-                    if not self._closing:
-                        self._recovery.wait(pause_before(failures))
+                    self._recovery.wait(pause_before(failures))
                     continue
-                if not self._closing and not self._paused:
-                    self._take_in(messages, started)
+                else:
+                    self._take_in([(message, started) for message in messages])
                     if not messages and self._running_pollers > 1:
                         self._running_pollers -= 1
                         return
                     if len(messages) == asked and self._free() > 0 and self._running_pollers < self._settings.pollers:
                         self._add_poller()
                     continue
-            # Nobody wants them any more: others shall have them at once, and not when their lease ends.
-            self._give_back(messages)
+            self._give_back(surplus)
+
+    def _take_unwanted(self) -> list[Received]:
+        """Return what came while nobody wanted it, once no poll is under way that would receive it again."""
+        if self._reserved:
+            return []
+        surplus, self._unwanted = [message for message, _ in self._unwanted], []
+        return surplus
 
     def _stop_polling(self) -> None:
         self._closing = True
@@ -245,38 +255,39 @@ class SQSReceiver:
         )
         return response.get("Messages") or []
 
-    def _take_in(self, messages: Sequence[Received], started: float) -> None:
+    def _take_in(self, messages: Sequence[tuple[Received, float]]) -> None:
         by_id: dict[str, Held] = {}
         deliveries: list[Delivery] = []
-        hidden_until = started + self._hidden_at_receipt
-        lease_until = min(time.monotonic() + self._settings.lease, hidden_until)
-        for message in messages:
+        now = time.monotonic()
+        for message, started in messages:
             known = by_id.get(message["MessageId"])
             if known is not None:
                 known.handles.append(message["ReceiptHandle"])
                 continue
+            hidden_until = started + self._hidden_at_receipt
             held = by_id[message["MessageId"]] = Held(message["ReceiptHandle"], started, hidden_until)
             attempt = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+            lease_until = min(now + self._settings.lease, hidden_until)
             held.delivery = Delivery(decode(message), attempt, held, self._sink, message, lease_until)
             deliveries.append(held.delivery)
+            self._look_at(lease_until)
         if deliveries:
             self._held.update(by_id.values())
-            self._look_at(lease_until)
             self._sink.deliver(deliveries)
 
     def _give_back(self, messages: Sequence[Received]) -> None:
-        if not messages:
-            return
-        try:
-            self._client.change_message_visibility_batch(
-                QueueUrl=self._settings.url,
-                Entries=[
-                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
-                    for number, message in enumerate(messages)
-                ],
-            )
-        except NATIVE_ERRORS as error:
-            log.warning("%d messages of %s return when their lease ends: %s", len(messages), self.where, error)
+        for first in range(0, len(messages), LARGEST_BATCH):
+            batch = messages[first : first + LARGEST_BATCH]
+            try:
+                self._client.change_message_visibility_batch(
+                    QueueUrl=self._settings.url,
+                    Entries=[
+                        {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+                        for number, message in enumerate(batch)
+                    ],
+                )
+            except NATIVE_ERRORS as error:
+                log.warning("%d messages of %s return when their lease ends: %s", len(batch), self.where, error)
 
     # Leases.
 
@@ -448,7 +459,7 @@ class SQSReceiver:
     # Pausing and closing.
 
     def pause(self) -> None:
-        """See `unimq.adapter.Receiver.pause`. What a running poll still brings is given back at once."""
+        """See `unimq.adapter.Receiver.pause`. What running polls still bring goes back when the last ends."""
         with self._room:
             self._paused = True
 
@@ -456,6 +467,9 @@ class SQSReceiver:
         """See `unimq.adapter.Receiver.resume`."""
         with self._room:
             self._paused = False
+            if not self._closing:
+                unwanted, self._unwanted = self._unwanted, []
+                self._take_in(unwanted)
             self._room.notify_all()
 
     def close(self, timeout: float) -> None:
@@ -475,10 +489,12 @@ class SQSReceiver:
             thread.join(max(0.0, polls_until - time.monotonic()))
         with self._room:
             rest, self._held = self._held, set()
+            surplus, self._unwanted = [message for message, _ in self._unwanted], []
             self._ended = True
             self._clock.notify()
             for held in rest:
                 self._change(Change(held, 0, is_last=True))
+        self._give_back(surplus)
         for ack in self._acks.close(max(0.0, deadline - time.monotonic())):
             self._settlements.finish(ack.generation, self._closed_error())
         for change in self._changes.close(max(0.0, deadline - time.monotonic())):
