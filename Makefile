@@ -13,7 +13,8 @@ INSTALL := -c constraints.txt --no-build-isolation -e '.[all,test]' --group dev
 # has a worker of its own (SQS, the slowest, mostly waits), and each file of unit tests runs in one worker.
 # `make test PYTEST_ARGS='-x tests/test_packaging.py' CONTRACT= WORKERS=` runs less.
 BACKENDS := memory,rabbitmq,kafka,sqs
-CONTRACT := contract_tests -p unimq_contract.plugin --unimq-backends $(BACKENDS)
+SUITE := -p unimq_contract.plugin --unimq-backends $(BACKENDS)
+CONTRACT := contract_tests $(SUITE)
 PYTEST_ARGS := tests
 WORKERS := -n 5 --dist loadgroup
 # Documents with a table of guarantees. `make guarantees BACKENDS=kafka` renews one column.
@@ -64,7 +65,7 @@ test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, th
 	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS) $(CONTRACT)
 
 guarantees: venv brokers ## Run the contract suite and write what it finds into the tables of README.md and docs
-	$(BIN)/python -m pytest $(CONTRACT) --unimq-report .venv/contract-report.json
+	$(BIN)/python -m pytest $(WORKERS) contract_tests/unimq_contract $(SUITE) --unimq-report .venv/contract-report.json
 	$(BIN)/python -m unimq_contract.tables --data docs/contract-results.json --report .venv/contract-report.json $(TABLES)
 
 docker-test: venv brokers ## The tests of brokers in containers, with a private engine and images built here (root)

@@ -1,19 +1,16 @@
 """The tables of guarantees say what the suite last found, and what the adapters declare now.
 
-`make guarantees` renews them. The comparison with brokers is part of a run that has some (`make test`); memory's is
-always made.
+`make guarantees` renews them. `contract_tests/test_declared.py` compares them with brokers; memory's is compared here.
 """
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 from unimq_contract import suite, tables
 from unimq_contract.guarantees import GUARANTEES
-from unimq_contract.harness import Backend, backend_at
-from unimq_contract.plugin import _backends
 
 import unimq
 
@@ -21,7 +18,6 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "docs" / "contract-results.json"
 DOCUMENTS = ("README.md", "docs/guarantees.md")
 STALE = "run `make guarantees`"
-VERSIONS = {"backend", "broker_version", "client_version", "emulator"}
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +26,6 @@ def results() -> tables.Results:
         return tables.load(DATA)
     except ValueError as error:
         pytest.fail(f"{error}: {STALE}")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "declaring" in metafunc.fixturenames:
-        none: list[Backend] = []
-        running = [backend for backend in metafunc.config.stash.get(_backends, none) if backend.url]
-        backends = [backend for backend in running if not backend.in_process]
-        backends.append(backend_at("memory://", stress=1.0, name="memory"))
-        metafunc.parametrize("declaring", backends, ids=[backend.name for backend in backends])
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -101,21 +88,19 @@ def quoted_now() -> set[str]:
     }
 
 
-def test_the_table_says_what_the_backend_declares(results: tables.Results, declaring: Backend) -> None:
-    with unimq.connect(declaring.given or declaring.url, timeout=declaring.bounds.within) as broker:
-        declared = broker.capabilities
-    assert declared.backend in results.backends, f"the table has no column for {declared.backend}: {STALE}"
-    recorded = results.backends[declared.backend].capabilities
-    if kind(recorded) != kind(declared):
-        pytest.skip(f"the table is of {kind(recorded)}, this is {kind(declared)}")
-    differences = {
-        field.name: (getattr(recorded, field.name), getattr(declared, field.name))
-        for field in fields(unimq.Capabilities)
-        if field.name not in VERSIONS and getattr(recorded, field.name) != getattr(declared, field.name)
-    }
-    assert not differences, f"the table does not say what {declared.backend} declares: {STALE}"
+def test_the_table_says_what_memory_declares(results: tables.Results) -> None:
+    with unimq.connect("memory://") as broker:
+        assert tables.differences(results, broker.capabilities) == [], f"the tables are stale: {STALE}"
 
 
-def kind(capabilities: unimq.Capabilities) -> str:
-    """What decides about capabilities: the emulator, if it is one, or the generation of the broker."""
-    return f"{capabilities.backend} {capabilities.emulator or capabilities.broker_version.partition('.')[0]}".strip()
+def test_differences_are_found(results: tables.Results) -> None:
+    declared = results.backends["memory"].capabilities
+    assert tables.differences(results, replace(declared, client_version="2")) == []
+    changed = replace(declared, max_delay=7.0, delay=unimq.Feature(unimq.Support.EMULATED, "a little"))
+    assert tables.differences(results, changed) == [
+        f"delay: {declared.delay} there, {changed.delay} now",
+        "max_delay: None there, 7.0 now",
+    ]
+    assert tables.differences(results, replace(declared, backend="other")) == ["there is no column for other"]
+    with pytest.raises(LookupError, match=r"of memory, not of memory toy"):
+        tables.differences(results, replace(declared, emulator="toy"))

@@ -64,8 +64,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_missing] = []
     config.stash[_tally] = Tally()
     config.pluginmanager.register(config.stash[_tally])
-    if config.option.unimq_report is not None and _is_parallel(config):
-        raise pytest.UsageError("--unimq-report needs all brokers in one process: leave out -n")
     if config.option.unimq_report is not None:
         config.pluginmanager.register(Recorder(config.option.unimq_report, config.stash[_missing]))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -25,6 +25,7 @@ from unimq_contract.harness import Backend
 
 SCHEMA = "unimq-contract-report/1"
 _LONGEST_REASON = 4000
+_OF_WORKER = "unimq_report"
 _OURS = {"docker", "native", "emulator"}
 """Rungs on which we started the broker ourselves: its password is published in our own source."""
 
@@ -153,15 +154,7 @@ def _status(counts: Counter[Outcome]) -> Status:
 def verified(
     backend: Backend, tests: Iterable[Test], capabilities: unimq.Capabilities | None, unreachable: str = ""
 ) -> Verified:
-    """Sort the tests of one backend by guarantee and family."""
-    tests = tuple(sorted(tests, key=lambda test: (order_of(test.guarantees), test.id)))
-    numbers: dict[str, list[Test]] = {number: [] for number in GUARANTEES}
-    families: dict[str, list[Test]] = {letter: [] for letter in FAMILIES}
-    for test in tests:
-        for number in test.guarantees:
-            numbers[number].append(test)
-        for letter in dict.fromkeys(number[0] for number in test.guarantees):
-            families[letter].append(test)
+    """Return what the tests of one backend prove."""
     tap = backend.tap.tap if backend.tap is not None else None
     emulator = capabilities.emulator if capabilities is not None else ""
     if tap is not None:
@@ -170,7 +163,8 @@ def verified(
         product = emulator or (capabilities.backend if capabilities is not None else backend.scheme)
         shown = capabilities.broker_version if capabilities is not None else ""
         label = "emulator" if emulator else "in this process" if backend.in_process else "given by URL"
-    return Verified(
+    return _judged(
+        tests,
         name=backend.name,
         described=tap.describe() if tap is not None else f"{backend.name} ({f'{product} {shown}'.strip()}; {label})",
         product=product,
@@ -179,6 +173,32 @@ def verified(
         emulator=bool(emulator) or backend.emulator,
         capabilities=capabilities,
         unreachable=unreachable,
+    )
+
+
+def together(parts: Sequence[Verified]) -> Verified:
+    """Return what several processes found out about the same backend as if it were one."""
+    # Who ran tests knows most.
+    told = max(parts, key=lambda part: (part.capabilities is not None, len(part.tests)))
+    about = {name: getattr(told, name) for name in Verified.__struct_fields__ if name not in _JUDGED}
+    return _judged([test for part in parts for test in part.tests], **about)
+
+
+_JUDGED = {"total", "families", "guarantees", "tests"}
+
+
+def _judged(tests: Iterable[Test], **about: Any) -> Verified:
+    """Sort tests by guarantee and family, and say what they prove."""
+    order = {number: place for place, number in enumerate(GUARANTEES)}
+    tests = tuple(sorted(tests, key=lambda test: (order[test.guarantees[0]], test.id)))
+    numbers: dict[str, list[Test]] = {number: [] for number in GUARANTEES}
+    families: dict[str, list[Test]] = {letter: [] for letter in FAMILIES}
+    for test in tests:
+        for number in test.guarantees:
+            numbers[number].append(test)
+        for letter in dict.fromkeys(number[0] for number in test.guarantees):
+            families[letter].append(test)
+    return Verified(
         total=tally(tests),
         families={letter: tally(found) for letter, found in families.items() if found},
         guarantees={
@@ -186,21 +206,27 @@ def verified(
             for number, found in numbers.items()
         },
         tests=tests,
+        **about,
     )
-
-
-def order_of(numbers: Sequence[str]) -> int:
-    """Return where the first of these guarantees stands in the contract."""
-    return list(GUARANTEES).index(numbers[0])
 
 
 # Inside pytest.
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What one process of a session knows: the only one, or a worker of pytest-xdist."""
+
+    deselected: int
+    collected: frozenset[str]
+    """Node ids."""
+    ended: frozenset[str]
+    backends: tuple[Verified, ...]
+
+
 class Recorder:
     """Plugin of one session that writes the report at its end. Called by pytest's thread alone."""
 
-    def __init__(self, path: Path, missing: list[BrokerUnavailable]) -> None:
+    def __init__(self, path: Path, missing: Sequence[BrokerUnavailable]) -> None:
         if not path.parent.is_dir() or path.is_dir():
             raise pytest.UsageError(f"--unimq-report: {path} cannot be written")
         self._path = path
@@ -212,6 +238,7 @@ class Recorder:
         self._of_test: dict[str, tuple[str, str, str | None]] = {}
         """Backend, id and front, by node id."""
         self._reports: defaultdict[str, list[pytest.TestReport]] = defaultdict(list)
+        self._of_workers: list[Part] = []
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._deselected += len(items)
@@ -232,38 +259,61 @@ class Recorder:
             self._of_test[item.nodeid] = backend.name, f"{name}[{rest}]" if rest else name, front
         left = {backend for backend, _, _ in self._of_test.values()}
         self._backends = {name: backend for name, backend in self._backends.items() if name in left}
-        if not session.config.option.collectonly:
-            # Before the first test: the last one may leave a broker that does not answer.
-            self._able = {name: _capabilities_of(backend) for name, backend in self._backends.items()}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.nodeid in self._of_test:
-            self._reports[report.nodeid].append(report)
+        if (test := self._of_test.get(report.nodeid)) is None:
+            return
+        self._reports[report.nodeid].append(report)
+        name, _, _ = test
+        if report.when == "teardown" and name not in self._able:
+            # After its first test: a broker may be started for that one, and the last one may leave it without answer.
+            self._able[name] = _capabilities_of(self._backends[name])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker of pytest-xdist says at its end; one that crashed says nothing."""
+        if (said := getattr(node, "workeroutput", {}).get(_OF_WORKER)) is not None:
+            self._of_workers.append(msgspec.json.decode(said, type=Part))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        tests: defaultdict[str, list[Test]] = defaultdict(list)
-        for nodeid, reports in self._reports.items():
-            of, shown, front = self._of_test[nodeid]
-            tests[of].append(_test(shown, front, reports, self._backends[of]))
-        ended = all(any(report.when == "teardown" for report in self._reports[nodeid]) for nodeid in self._of_test)
-        found: list[Verified] = []
-        for name, backend in self._backends.items():
-            able = self._able.get(name, "not asked")
-            known = None if isinstance(able, str) else able
-            found.append(verified(backend, tests[name], known, able if isinstance(able, str) else ""))
+        to_controller: dict[str, str] | None = getattr(session.config, "workeroutput", None)
+        if to_controller is not None:
+            to_controller[_OF_WORKER] = msgspec.json.encode(self._part()).decode()
+            return
+        parts = self._of_workers or [self._part()]
+        names = dict.fromkeys(backend.name for part in parts for backend in part.backends)
+        backends = tuple(
+            together([backend for part in parts for backend in part.backends if backend.name == name]) for name in names
+        )
+        ended = frozenset[str]().union(*(part.ended for part in parts))
+        whole = all(part.collected <= ended and not part.deselected for part in parts)
+        known = bool(backends) and all(backend.capabilities is not None for backend in backends)
         report = Report(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             duration=round(time.monotonic() - self._began, 3),
             exit_code=int(exitstatus),
-            complete=ended and exitstatus in {0, 1} and not self._deselected and not self._missing and bool(found),
+            complete=whole and known and exitstatus in {0, 1} and not self._missing,
             environment=environment(),
             families=FAMILIES,
             guarantees=GUARANTEES,
-            backends=tuple(found),
+            backends=backends,
             missing=tuple(Missing(error.what, error.why, error.how_to_get_it) for error in self._missing),
         )
         self._path.write_bytes(encoded(report) + b"\n")
+
+    def _part(self) -> Part:
+        tests: defaultdict[str, list[Test]] = defaultdict(list)
+        for nodeid, reports in self._reports.items():
+            of, shown, front = self._of_test[nodeid]
+            tests[of].append(_test(shown, front, reports, self._backends[of]))
+        found: list[Verified] = []
+        for name, backend in self._backends.items():
+            able = self._able.get(name, "no test of it ran")
+            known = None if isinstance(able, str) else able
+            found.append(verified(backend, tests[name], known, able if isinstance(able, str) else ""))
+        ended = (test for test, said in self._reports.items() if any(report.when == "teardown" for report in said))
+        return Part(self._deselected, frozenset(self._of_test), frozenset(ended), tuple(found))
 
 
 def environment() -> dict[str, str]:
@@ -277,6 +327,9 @@ def environment() -> dict[str, str]:
 
 
 def _backend_of(item: pytest.Item) -> Backend | None:
+    """Return the backend of a test of the contract; others may use the fixture as well."""
+    if item.get_closest_marker("guarantee") is None:
+        return None
     callspec = getattr(item, "callspec", None)
     backend = callspec.params.get("backend") if callspec is not None else None
     return backend if isinstance(backend, Backend) else None
@@ -284,8 +337,10 @@ def _backend_of(item: pytest.Item) -> Backend | None:
 
 def _capabilities_of(backend: Backend) -> unimq.Capabilities | str:
     """Return what the backend declares, or why it does not say."""
+    # As users see it: without the options that the harness adds.
+    url = backend.tap.url if backend.tap is not None else backend.given or backend.url
     try:
-        with unimq.connect(backend.given or backend.url, timeout=backend.bounds.within) as broker:
+        with unimq.connect(url, timeout=backend.bounds.within) as broker:
             return broker.capabilities
     except unimq.UnimqError as error:
         return f"{type(error).__name__}: {error}"

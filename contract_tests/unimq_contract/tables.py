@@ -108,6 +108,26 @@ def _laid_out(value: object, depth: int) -> str:
     return f"{{\n{inside}\n{' ' * depth}}}"
 
 
+def differences(results: Results, declared: unimq.Capabilities) -> list[str]:
+    """Say where the data file no longer says what a backend declares, versions apart.
+
+    `LookupError` if it is of another emulator or another generation of the broker, which may declare other things.
+    """
+    result = results.backends.get(declared.backend)
+    if result is None:
+        return [f"there is no column for {declared.backend}"]
+    recorded = result.capabilities
+    if _kind(recorded) != _kind(declared):
+        raise LookupError(f"the data file is of {_kind(recorded)}, not of {_kind(declared)}")
+    names = [field.name for field in fields(declared) if field.name not in _VERSIONS]
+    pairs = [(name, getattr(recorded, name), getattr(declared, name)) for name in names]
+    return [f"{name}: {there} there, {now} now" for name, there, now in pairs if there != now]
+
+
+def _kind(able: unimq.Capabilities) -> str:
+    return f"{able.backend} {able.emulator or able.broker_version.partition('.')[0]}".strip()
+
+
 # Documents.
 
 
