@@ -141,6 +141,22 @@ def test_the_run_itself_is_told(made_up: report.Report) -> None:
         assert backend.capabilities == broker.capabilities
 
 
+def test_workers_make_the_same_report(tmp_path: Path, made_up: report.Report) -> None:
+    pytest.importorskip("xdist")
+    assert run(tmp_path, "--unimq-report=r.json", "-n2", "--dist=loadgroup").returncode == 1
+    spread = report.read(tmp_path / "r.json")
+    assert spread.complete
+
+    def found(run: report.Report) -> list[tuple[object, ...]]:
+        return [(test.id, test.front, test.guarantees, test.outcome) for test in run.backends[0].tests]
+
+    assert found(spread) == found(made_up)
+    assert spread.backends[0].capabilities == made_up.backends[0].capabilities
+    assert {number: tally.status for number, tally in spread.backends[0].guarantees.items()} == {
+        number: tally.status for number, tally in made_up.backends[0].guarantees.items()
+    }
+
+
 def test_a_part_of_the_suite_is_not_complete(tmp_path: Path) -> None:
     assert run(tmp_path, "--unimq-report=r.json", "-k", "test_passes").returncode == 0
     part = report.read(tmp_path / "r.json")
