@@ -242,8 +242,10 @@ class SQSDriver:
             try:
                 url = self._create_queue(queue, timeout)
             except DeclarationConflict:
-                # Another program created it in the meantime.
-                url = self._queue_url(queue.name, timeout)
+                # Another program created it in the meantime; or it was deleted a moment ago, and its name is not free.
+                url = self._find_queue(queue.name, timeout)
+                if url is None:
+                    raise
                 found = in_force(destination, self._tag(queue.name, url, timeout), as_is=as_is)
         else:
             found = in_force(destination, self._tag(queue.name, url, timeout), as_is=as_is)
