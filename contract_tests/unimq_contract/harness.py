@@ -68,9 +68,6 @@ _OTHER_BOUNDS = Bounds(within=30.0, quiet=0.3, wake=3.0, crash=60.0, delay=1.0)
 _OPTIONS = {"memory": {"max_message_bytes": "1000000"}, "sqs": {"wait": "1"}}
 """URL options, unless the URL has them, that make the same tests quick: a smaller limit, shorter last long polls."""
 
-_CRASH_OPTIONS = {"kafka": {"group_protocol": "classic", "session_timeout": "6"}}
-"""URL options with which a killed consumer is noticed sooner than by the broker's own setting."""
-
 
 @dataclass(slots=True)
 class Backend:
@@ -95,11 +92,6 @@ class Backend:
     def in_process(self) -> bool:
         """Whether other processes cannot reach this broker."""
         return self.scheme.startswith("memory")
-
-    @property
-    def crash_options(self) -> dict[str, str]:
-        """URL options with which a killed consumer is noticed soon."""
-        return _CRASH_OPTIONS.get(family(self.url), {})
 
     def with_options(self, **options: str) -> str:
         """Return the URL with further options."""
@@ -316,16 +308,6 @@ class Connections:
         )
         self._open.append(broker)
         return broker
-
-    def on_one(self, action: Callable[[unimq.Broker], None]) -> None:
-        """Do something on an open connection: one of this test, unless the test closed them all."""
-        for broker in self._open:
-            try:
-                action(broker)
-            except unimq.Closed:
-                continue
-            return
-        action(self())
 
     def close(self) -> None:
         """Close all of them. They stay referenced, so that nothing is released but by closing."""

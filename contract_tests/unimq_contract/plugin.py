@@ -240,12 +240,16 @@ def front(request: pytest.FixtureRequest) -> Front:
 
 
 @pytest.fixture
-def connect(backend: Backend, front: Front, request: pytest.FixtureRequest) -> Iterator[Connections]:
+def connect(
+    backend: Backend, front: Front, destinations: Destinations, request: pytest.FixtureRequest
+) -> Iterator[Connections]:
     """Opens connections to the broker under test; after the last one nothing may be left of them (L4)."""
     before = Holdings.now()
     connections = Connections(front, backend)
     yield connections
     connections.close()
+    with unimq.connect(backend.url, timeout=backend.bounds.within) as cleaning:
+        destinations.delete(cleaning)
     if not request.node.stash.get(_failed, False):
         left = wait_until_released(before, backend.bounds.wake * 2)
         assert not left, f"still there after every connection was closed (L4): {', '.join(left)}"
@@ -270,11 +274,9 @@ def harness(backend: Backend, broker: unimq.Broker, request: pytest.FixtureReque
 
 
 @pytest.fixture
-def destinations(connect: Connections, request: pytest.FixtureRequest) -> Iterator[Destinations]:
-    """Fresh names with the name of the test in them; everything made under them is deleted afterwards."""
-    fresh = Destinations(cast("pytest.Function", request.node).originalname)
-    yield fresh
-    connect.on_one(fresh.delete)
+def destinations(request: pytest.FixtureRequest) -> Destinations:
+    """Fresh names with the name of the test in them; everything made under them is deleted by `connect`."""
+    return Destinations(cast("pytest.Function", request.node).originalname)
 
 
 @pytest.fixture

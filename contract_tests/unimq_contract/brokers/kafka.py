@@ -35,6 +35,12 @@ SETTINGS = {
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
+    # With the newer protocol a consumer learns of its partitions at its next heartbeat: 5 s, and a killed one is noticed
+    # after 45 s, unless this says otherwise.
+    "group.consumer.heartbeat.interval.ms": "300",
+    "group.consumer.min.heartbeat.interval.ms": "300",
+    "group.consumer.session.timeout.ms": "6000",
+    "group.consumer.min.session.timeout.ms": "6000",
     "group.share.min.record.lock.duration.ms": "1000",
     # One node cannot keep copies, and few partitions start faster.
     "offsets.topic.num.partitions": "4",

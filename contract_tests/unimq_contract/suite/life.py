@@ -347,13 +347,12 @@ class LifeContract(Contract):
             pytest.skip("no other process reaches this broker")
         lease = {"lease": max(2.0, harness.bounds.delay)} if harness.capabilities.lease else {}
         queue = destinations.queue(**lease)
-        url = backend.with_options(**backend.crash_options) if backend.crash_options else backend.url
-        broker = connect(url)
+        broker = connect()
         with broker.producer(queue) as producer:
             producer.send_many(numbered(5))
         holder = subprocess.Popen(
             [sys.executable, "-m", "unimq_contract.holder", queue.name, "5"],
-            env={**os.environ, "UNIMQ_URL": url},
+            env={**os.environ, "UNIMQ_URL": backend.url},
             stdout=subprocess.PIPE,
         )
         with holder:
