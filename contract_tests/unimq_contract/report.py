@@ -226,7 +226,7 @@ class Part(msgspec.Struct, frozen=True):
 class Recorder:
     """Plugin of one session that writes the report at its end. Called by pytest's thread alone."""
 
-    def __init__(self, path: Path, missing: Sequence[BrokerUnavailable]) -> None:
+    def __init__(self, path: Path, missing: list[BrokerUnavailable]) -> None:
         if not path.parent.is_dir() or path.is_dir():
             raise pytest.UsageError(f"--unimq-report: {path} cannot be written")
         self._path = path
