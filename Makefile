@@ -16,7 +16,7 @@ BACKENDS := memory,rabbitmq,kafka,sqs
 SUITE := -p unimq_contract.plugin --unimq-backends $(BACKENDS)
 CONTRACT := contract_tests $(SUITE)
 PYTEST_ARGS := tests
-WORKERS := -n 5 --dist loadgroup
+WORKERS := -n 5
 # Documents with a table of guarantees. `make guarantees BACKENDS=kafka` renews one column.
 TABLES := README.md docs/guarantees.md
 

@@ -3,8 +3,8 @@
 ``--unimq-url`` names a broker that runs already; ``--unimq-backends`` starts some for this session. Not registered as
 an entry point of pytest: that would rewrite the assertions of every program that has unimq installed.
 
-With pytest-xdist (``-n 5 --dist loadgroup``) the tests of one backend run in one worker, which starts that broker when
-its first test needs it: the suites of slow brokers, which mostly wait, run side by side.
+With pytest-xdist (``-n 5``) the tests of one backend run in one worker, which starts that broker when its first test
+needs it: the suites of slow brokers, which mostly wait, run side by side.
 """
 
 import os
@@ -197,9 +197,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("front", mark.args if mark else _FRONTS, indirect=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    can_group = config.pluginmanager.hasplugin("xdist")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function) or item.cls is None or not issubclass(item.cls, Contract):
             continue
@@ -210,8 +208,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tested = getattr(item, "callspec", None)
         if tested is not None and "backend" in tested.params:
             item.user_properties.append(("backend", tested.params["backend"].name))
-            if can_group:
-                item.add_marker(pytest.mark.xdist_group(tested.params["backend"].name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    names = [backend.name for backend in config.stash[_backends]]
+    if not names:
+        return None
+    from unimq_contract.spreading import OneBackendPerWorker
+
+    return OneBackendPerWorker(config, log, names)
 
 
 # Fixtures.
