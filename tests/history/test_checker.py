@@ -516,6 +516,21 @@ LEGAL: dict[str, tuple[str, Tale, Rules]] = {
         tale().sending("m").down().up().tell(ev.Sent, "m").get("m").ack("m").get("m").ack("m"),
         RULES,
     ),
+    "stored twice, which shows before the send ends": (
+        "nack, stored twice",
+        tale()
+        .sending("m")
+        .down()
+        .up()
+        .get("m")
+        .nack("m")
+        .get("m", "c", 2)
+        .get("m", "d", 1)
+        .tell(ev.Sent, "m")
+        .ack("m")
+        .ack("m", consumer="d"),
+        RULES,
+    ),
     "recorded after its consumer was closed": (
         "",
         sent("m").tell(ev.Opened, "q", "c").close().get("m", "d", 2).get("m", "c", 1).ack("m", consumer="d"),

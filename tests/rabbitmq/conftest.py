@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from pika.spec import Basic
 
 from unimq import UnimqError
 from unimq.adapter import Delivery, Message, Outgoing
@@ -47,18 +48,26 @@ class StubChannel:
     def __init__(self, opened: Callable[[Any], None], closed: Callable[[Any, BaseException], None]) -> None:
         self.is_open = True
         self.sent: list[tuple[Any, ...]] = []
+        self.answers: list[Callable[[Any], None]] = []
         self.opened = opened
         self.closed = closed
         self.returned: Callable[..., None] = lambda *_: None
         self.confirmed: Callable[[Any], None] = lambda _: None
         self.cancelled: Callable[[Any], None] = lambda _: None
         self.received: Callable[..., None] = lambda *_: None
+        self.fetched: Callable[..., None] = lambda *_: None
+        self.fetched_nothing: Callable[[Any], None] = lambda _: None
 
     def add_on_return_callback(self, callback: Callable[..., None]) -> None:
         self.returned = callback
 
     def add_on_cancel_callback(self, callback: Callable[[Any], None]) -> None:
         self.cancelled = callback
+
+    def add_callback(self, callback: Callable[[Any], None], replies: list[Any], *, one_shot: bool) -> None:
+        assert replies == [Basic.GetEmpty]
+        assert not one_shot
+        self.fetched_nothing = callback
 
     def confirm_delivery(self, confirmed: Callable[[Any], None], callback: Callable[[Any], None]) -> None:
         self.confirmed = confirmed
@@ -81,6 +90,12 @@ class StubChannel:
         assert passive
         self.sent.append(("barrier",))
         self.answer = callback
+        self.answers.append(callback)
+
+    def basic_get(self, queue: str, callback: Callable[..., None]) -> None:
+        assert self.is_open
+        self.sent.append(("get",))
+        self.fetched = callback
 
     def basic_publish(self, exchange: str, key: str, body: bytes, _properties: object, *, mandatory: bool) -> None:
         assert self.is_open

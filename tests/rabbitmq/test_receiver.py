@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 LOST = exceptions.StreamLostError("reset")
 
 
-def _open(link: Any, deliveries: Any, *, prefetch: int = 10) -> RabbitMQReceiver:
+def _open(link: Any, deliveries: Any, *, prefetch: int = 10, pushed: int = 10) -> RabbitMQReceiver:
     receiver = RabbitMQReceiver(link, "q", deliveries, prefetch)
     receiver.open(1.0)
-    assert link.channel.sent == [("qos", prefetch)]
+    assert link.channel.sent == [("qos", pushed)]
     link.channel.sent.clear()
     return receiver
 
@@ -63,7 +63,7 @@ def test_multiple_reaches_over_settled_messages_only(
 
 
 def test_acks_linger_when_the_prefetch_is_large(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=100)
+    receiver = _open(link, deliveries, prefetch=100, pushed=98)
     _push(link, 1, 2, 3)
     for delivery in deliveries.delivered:
         receiver.ack((delivery,))
@@ -126,8 +126,134 @@ def test_acks_that_a_lost_channel_may_have_taken_are_reported_once(link: Any, de
     assert waiting[1] == []
 
 
+def test_acks_behind_the_loss_are_reported_and_never_proven_by_the_next_channel(link: Any, deliveries: Any) -> None:
+    receiver = _open(link, deliveries)
+    _push(link, 1, 2, 3)
+    receiver.ack(deliveries.delivered[:1])
+    link.lose(LOST)
+    # Handed over before anybody knew of the loss, and looked at after it.
+    receiver.ack(deliveries.delivered[1:])
+    receiver.connected()
+    _push(link, 1)
+    receiver.ack(deliveries.delivered[3:])
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    assert reported == [], "the acks of the new channel wait for their own answer"
+    link.channel.answer(None)
+    assert [type(error) for error in reported[0]] == [LeaseLost, ConnectionLost]
+    assert "2 settlements" in str(reported[0][0])
+    assert "up to 1 settlements" in str(reported[0][1])
+
+
+def test_lingering_acks_of_a_lost_channel_are_reported(link: Any, deliveries: Any) -> None:
+    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    _push(link, 1, 2)
+    receiver.ack(deliveries.delivered)
+    link.lose(LOST)
+    receiver.connected()
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    assert [type(error) for error in reported[0]] == [LeaseLost]
+    assert _acks(link) == []
+
+
+def test_every_barrier_that_waits_at_the_loss_gets_an_error(link: Any, deliveries: Any) -> None:
+    receiver = _open(link, deliveries)
+    _push(link, 1, 2)
+    reported: list[Sequence[UnimqError]] = []
+    for delivery in deliveries.delivered:
+        receiver.ack((delivery,))
+        receiver.barrier(reported.append)
+    link.lose(LOST)
+    assert [[type(error) for error in errors] for errors in reported] == [[ConnectionLost]] * 2
+
+
+def _many_commands(link: Any, deliveries: Any) -> tuple[RabbitMQReceiver, "list[Sequence[UnimqError]]"]:
+    """Settle so many one by one, last first, that the channel may keep some to itself; then ask whether it did."""
+    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    _push(link, *range(1, 41))
+    for delivery in reversed(deliveries.delivered[1:]):
+        receiver.ack((delivery,))
+        link.thread.run_timers()
+    assert len(_acks(link)) == 39
+    link.channel.sent.clear()
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    assert link.channel.sent == [("get",)]
+    return receiver, reported
+
+
+def test_many_settlements_are_proven_by_a_fetch_and_an_answer(link: Any, deliveries: Any) -> None:
+    receiver, reported = _many_commands(link, deliveries)
+    receiver.barrier(reported.append)
+    assert link.channel.sent == [("get",)], "one fetch serves all that wait"
+    link.channel.fetched_nothing(None)
+    assert link.channel.sent == [("get",), ("barrier",), ("barrier",)]
+    assert reported == []
+    for answer in link.channel.answers:
+        answer(None)
+    assert reported == [[], []]
+
+
+def test_a_fetched_message_is_a_delivery_and_no_second_one_is_fetched_beyond_the_prefetch(
+    link: Any, deliveries: Any
+) -> None:
+    receiver, _ = _many_commands(link, deliveries)
+    for tag in (41, 42):
+        link.channel.fetched(link.channel, Basic.GetOk(tag, False, "", "q", 0), BasicProperties(), b"%d" % tag)
+        link.thread.run_timers()
+        assert deliveries.delivered[-1].body == b"%d" % tag
+        assert link.channel.sent[-1] == ("barrier",)
+        link.channel.answer(None)
+        _settle_one_by_one(link, deliveries, receiver, first=1000 * tag)
+        receiver.barrier(lambda _: None)
+        if tag == 41:
+            assert link.channel.sent[-1] == ("get",)
+    # Both places are taken: what remains is to wait a little.
+    assert link.channel.sent[-1][0] == "ack"
+    assert link.thread.timers[-1][0] == 0.1
+    link.thread.run_timers()
+    assert link.channel.sent[-1] == ("barrier",)
+
+
+def _settle_one_by_one(link: Any, deliveries: Any, receiver: RabbitMQReceiver, first: int) -> None:
+    _push(link, *range(first, first + 40))
+    for delivery in deliveries.delivered[-40:]:
+        receiver.ack((delivery,))
+        link.thread.run_timers()
+
+
+def test_many_settlements_on_a_lost_channel_are_not_proven_by_the_next(link: Any, deliveries: Any) -> None:
+    receiver, reported = _many_commands(link, deliveries)
+    link.lose(LOST)
+    assert [type(error) for error in reported[0]] == [ConnectionLost]
+    receiver.connected()
+    link.channel.fetched_nothing(None)
+    assert ("barrier",) not in link.channel.sent
+    receiver.barrier(reported.append)
+    assert reported[1] == []
+
+
+def test_a_queue_that_refuses_fetches_is_asked_no_more(link: Any, deliveries: Any) -> None:
+    receiver, reported = _many_commands(link, deliveries)
+    link.lose(exceptions.ChannelClosedByBroker(405, "RESOURCE_LOCKED - single active consumer"))
+    assert [type(error) for error in reported[0]] == [ConnectionLost]
+    link.thread.run_timers()
+    receiver.connected()
+    _settle_one_by_one(link, deliveries, receiver, first=1)
+    _push(link, *range(100, 141))
+    for delivery in reversed(deliveries.delivered[-40:]):
+        receiver.ack((delivery,))
+        link.thread.run_timers()
+    receiver.barrier(reported.append)
+    assert ("get",) not in link.channel.sent
+    link.thread.run_timers()
+    link.channel.answer(None)
+    assert reported[1:] == [[]]
+
+
 def test_what_later_deliveries_prove_is_not_at_risk(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=2)
+    receiver = _open(link, deliveries, prefetch=2, pushed=2)
     for tag in range(1, 101):
         _push(link, tag)
         receiver.ack((deliveries.delivered[-1],))
@@ -153,7 +279,7 @@ def test_a_deleted_queue_ends_the_consumer(link: Any, deliveries: Any) -> None:
 
 
 def test_close_acks_gives_the_rest_back_and_delivers_nothing_more(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=100)
+    receiver = _open(link, deliveries, prefetch=100, pushed=98)
     _push(link, 1, 2, 3)
     receiver.ack(deliveries.delivered[:1])
     channel = link.channel

@@ -12,6 +12,7 @@ from pika.channel import Channel
 from unimq import AuthError, Closed, ConfigError, UnimqError
 from unimq_rabbitmq import _errors
 from unimq_rabbitmq._options import Endpoint
+from unimq_rabbitmq._services import ConnectingServices
 from unimq_rabbitmq._thread import IOThread
 
 log = logging.getLogger("unimq.rabbitmq")
@@ -112,16 +113,24 @@ class Link:
         self._timer = None
         self._tries += 1
         self.blocked = False
-        self._current = SelectConnection(
-            self.endpoint.parameters(self._tries - 1, self.purpose, self._timeout),
-            on_open_callback=guarded(self._opened),
-            on_open_error_callback=guarded(self._lost),
-            on_close_callback=guarded(self._lost),
-            custom_ioloop=self.thread.loop,
-        )
+        try:
+            self._current = SelectConnection(
+                self.endpoint.parameters(self._tries - 1, self.purpose, self._timeout),
+                on_open_callback=guarded(self._opened),
+                on_open_error_callback=guarded(self._lost),
+                on_close_callback=guarded(self._lost),
+                custom_ioloop=ConnectingServices(self.thread.loop, self._failed),
+            )
+        except Exception as error:  # noqa: BLE001 - whatever keeps pika from connecting is a failed attempt
+            self._lost(None, error)
+
+    def _failed(self, error: Exception) -> None:
+        """Take what pika raised in an attempt to connect for the failure of the attempt (L3)."""
+        if self._current is not None and self.connection is None:
+            self._lost(self._current, error)
 
     def _opened(self, connection: SelectConnection) -> None:
-        if self._end is not None:
+        if self._end is not None or connection is not self._current:
             connection.close()
             return
         connection.add_on_connection_blocked_callback(self.thread.guarded(self._is_blocked))
@@ -144,8 +153,11 @@ class Link:
         for user in list(self._users):
             user.connected()
 
-    def _lost(self, _connection: object, error: BaseException) -> None:
+    def _lost(self, connection: object, error: BaseException) -> None:
         """Both for a connection that broke and for one that did not come up."""
+        if connection is not self._current:
+            # Given up before, by `_failed`.
+            return
         self.connection = self._current = None
         if self._end is not None:
             self._gone()

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -22,6 +23,9 @@ log = logging.getLogger("unimq.rabbitmq")
 
 Done = Callable[[Sequence[UnimqError]], None]
 
+_NO_FETCH = {405, 540}
+"""Reply codes of queues that let nobody fetch: those with a single active consumer, and streams."""
+
 _MOST_PREFETCH = 65535
 """The field has 16 bits."""
 _ACK_LINGER = 0.001
@@ -29,12 +33,31 @@ _ACK_LINGER = 0.001
 _EAGER_PREFETCH = 64
 """Up to this prefetch acks do not linger: the broker would wait for them."""
 _FAREWELL = 1.0
+_SENT_ON_AT_ONCE = 30
+"""Settlements that a channel passes on to its quorum queue at once. With 32 that the queue has not applied it keeps
+further ones to itself, answers questions all the same, and takes them to its grave if the connection breaks: a passive
+declare alone then proves nothing (measured on 3.10.8, 4.0.5 and 4.3.6: up to 167 of 200 acks came to nothing)."""
+_GRACE = 0.1
+"""Seconds in which the queue should have applied all of them, where no better proof is to be had."""
 
 
 class _Session:
     """One life of the channel. Delivery tags mean nothing outside of it, so tokens carry it (A6)."""
 
-    __slots__ = ("batch", "channel", "consumer_tag", "held", "last_tag", "proven", "settled")
+    __slots__ = (
+        "applied",
+        "batch",
+        "channel",
+        "commands",
+        "consumer_tag",
+        "fetched",
+        "held",
+        "last_tag",
+        "proven",
+        "pushed",
+        "settled",
+        "unproven",
+    )
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -44,10 +67,31 @@ class _Session:
         self.batch: list[Delivery] = []
         """Received but not yet given to the sink."""
         self.last_tag = 0
+        self.pushed = 0
+        """Deliveries that the broker sent by itself."""
+        self.fetched: set[int] = set()
+        """Tags of those that were asked for; some may be settled."""
         self.settled = 0
         """Settlements sent."""
         self.proven = 0
         """Those of them that a barrier has confirmed."""
+        self.commands = 0
+        """Frames with settlements sent; each is one command to the queue."""
+        self.applied = 0
+        """Those of them that the queue has applied, or that wait for nothing but their turn in it."""
+        self.unproven: list[_Barrier] = []
+        """Barriers that wait for `applied` to grow."""
+
+
+@dataclass(slots=True, eq=False)
+class _Barrier:
+    """What a barrier speaks for: everything sent before it on one channel; and what it reports all the same."""
+
+    done: Done
+    errors: list[UnimqError]
+    session: _Session
+    settled: int
+    commands: int
 
 
 Token = tuple[_Session, int]
@@ -62,6 +106,10 @@ class RabbitMQReceiver:
         self._queue = queue
         self._sink = sink
         self._prefetch = min(prefetch, _MOST_PREFETCH)
+        # So few can never wait in the channel. Otherwise some of the prefetch is kept for messages that are fetched.
+        self._most_fetched = 0 if prefetch <= _SENT_ON_AT_ONCE else 1 + self._prefetch // 64
+        self._pushed_at_once = self._prefetch - self._most_fetched
+        self._may_fetch = True
         self._linger = 0.0 if self._prefetch <= _EAGER_PREFETCH else _ACK_LINGER
         self._acks: deque[Delivery] = deque()
         """Written by any thread, emptied in the I/O thread."""
@@ -69,8 +117,8 @@ class RabbitMQReceiver:
         """Set by who asks the I/O thread to look at `_acks`, cleared by it before it looks."""
         self._session: _Session | None = None
         self._opening = False
-        self._barriers: dict[Done, list[UnimqError]] = {}
-        """Waiting for the broker's answer, with the errors that each will report."""
+        self._barriers: dict[_Barrier, None] = {}
+        """Waiting for the broker's answer, in their order."""
         self._stale = 0
         """Settlements of lost sessions, not yet reported by a barrier."""
         self._at_risk = 0
@@ -163,7 +211,8 @@ class RabbitMQReceiver:
     def _opened(self, channel: Channel) -> None:
         guarded = self._thread.guarded
         channel.add_on_cancel_callback(guarded(partial(self._cancelled, channel)))
-        channel.basic_qos(prefetch_count=self._prefetch, callback=guarded(partial(self._consume, channel)))
+        channel.add_callback(guarded(self._fetched_nothing), [Basic.GetEmpty], one_shot=False)
+        channel.basic_qos(prefetch_count=self._pushed_at_once, callback=guarded(partial(self._consume, channel)))
 
     def _consume(self, channel: Channel, _qos_ok: object) -> None:
         self._opening = False
@@ -189,6 +238,8 @@ class RabbitMQReceiver:
     def _channel_closed(self, _channel: object, error: BaseException) -> None:
         """However it ended: everything unsettled on it goes back to the queue."""
         self._opening = False
+        if self._session is not None and self._session.unproven and getattr(error, "reply_code", 0) in _NO_FETCH:
+            self._may_fetch = False
         self._lose_session(error)
         if isinstance(error, exceptions.NoFreeChannels):
             self._link.detach(self)
@@ -211,15 +262,14 @@ class RabbitMQReceiver:
         session, self._session = self._session, None
         if session is None:
             return
-        # The broker pushed `last_tag` messages with at most `prefetch` unsettled, so it has read all settlements but
-        # these at most.
-        read = max(session.proven, session.last_tag - self._prefetch)
+        # A queue with so many unsettled pushes no more, so it has applied all settlements but these at most.
+        read = max(session.proven, session.pushed - self._pushed_at_once)
         at_risk = max(0, session.settled - read)
         barriers, self._barriers = self._barriers, {}
         if session.held:
             self._sink.lost(list(session.held.values()))
-        for done, errors in barriers.items():
-            done([*errors, self._risk(at_risk, error)])
+        for barrier in barriers:
+            barrier.done([*barrier.errors, self._risk(at_risk, error)])
             at_risk = 0
         self._at_risk += at_risk
 
@@ -242,6 +292,12 @@ class RabbitMQReceiver:
 
     def _on_message(
         self, session: _Session, _channel: object, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        session.pushed += 1
+        self._arrived(session, method, properties, body)
+
+    def _arrived(
+        self, session: _Session, method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes
     ) -> None:
         message, attempt = _wire.decode(method, properties, body)
         tag = session.last_tag = int(method.delivery_tag or 0)
@@ -284,9 +340,11 @@ class RabbitMQReceiver:
         last_below = max((tag for tag in tags if tag < first_held), default=0)
         channel = session.channel
         if last_below:
+            session.commands += 1
             channel.basic_ack(last_below, multiple=True)
         for tag in tags:
             if tag > first_held:
+                session.commands += 1
                 channel.basic_ack(tag)
 
     def _requeue(self, delivery: Delivery) -> None:
@@ -296,6 +354,7 @@ class RabbitMQReceiver:
             self._stale += 1
             return
         session.settled += 1
+        session.commands += 1
         # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
         session.channel.basic_reject(tag, requeue=True)
 
@@ -311,13 +370,52 @@ class RabbitMQReceiver:
         if session is None or session.settled == session.proven:
             done(errors)
             return
-        self._barriers[done] = errors
-        answered = self._thread.guarded(partial(self._finish_barrier, done, session, session.settled))
-        session.channel.queue_declare(self._queue, passive=True, callback=answered)
+        barrier = _Barrier(done, errors, session, session.settled, session.commands)
+        self._barriers[barrier] = None
+        self._prove(barrier)
 
-    def _finish_barrier(self, done: Done, session: _Session, settled: int, _declare_ok: object) -> None:
-        session.proven = settled
-        done(self._barriers.pop(done))
+    def _prove(self, barrier: _Barrier) -> None:
+        """Ask for the proof that the queue has got everything before the barrier."""
+        session = barrier.session
+        if not self._most_fetched or barrier.commands - session.applied <= _SENT_ON_AT_ONCE:
+            self._ask(barrier)
+            return
+        session.fetched &= session.held.keys()
+        if not self._may_fetch or len(session.fetched) >= self._most_fetched:
+            self._thread.call_later(_GRACE, partial(self._ask, barrier))
+            return
+        session.unproven.append(barrier)
+        if len(session.unproven) == 1:
+            # A fetch is a command too, applied after all that the channel has passed on; by its answer the channel
+            # knows that these are done, and passes on what it kept.
+            session.channel.basic_get(self._queue, self._thread.guarded(partial(self._fetched, session)))
+
+    def _fetched(
+        self, session: _Session, _channel: object, method: Basic.GetOk, properties: BasicProperties, body: bytes
+    ) -> None:
+        session.fetched.add(int(method.delivery_tag or 0))
+        self._arrived(session, method, properties, body)
+        self._applied(session)
+
+    def _fetched_nothing(self, _get_empty: object) -> None:
+        if self._session is not None and self._session.unproven:
+            self._applied(self._session)
+
+    def _applied(self, session: _Session) -> None:
+        unproven, session.unproven = session.unproven, []
+        session.applied = unproven[0].commands
+        for barrier in unproven:
+            self._prove(barrier)
+
+    def _ask(self, barrier: _Barrier) -> None:
+        if barrier.session is self._session:
+            answered = self._thread.guarded(partial(self._finish_barrier, barrier))
+            barrier.session.channel.queue_declare(self._queue, passive=True, callback=answered)
+
+    def _finish_barrier(self, barrier: _Barrier, _declare_ok: object) -> None:
+        barrier.session.proven = barrier.settled
+        del self._barriers[barrier]
+        barrier.done(barrier.errors)
 
     # Closing.
 

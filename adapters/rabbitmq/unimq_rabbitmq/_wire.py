@@ -113,7 +113,7 @@ def _check_size(message: Message, properties: BasicProperties, limits: Limits) -
         )
 
 
-def decode(method: Basic.Deliver, properties: BasicProperties, body: bytes) -> tuple[Message, int]:
+def decode(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes) -> tuple[Message, int]:
     """Return the message and the number of this delivery; messages of any other client are understood too.
 
     What such a message lacks is filled in: an id of this delivery, the time of its arrival, and as key the routing key

@@ -434,17 +434,19 @@ class _Judge:
     def _redelivered(self, place: Place, delivery: DeliveryState) -> None:
         self.counts.redeliveries += 1
         last, name, group = place.last, delivery.event.message, delivery.consumer.group
+        message = place.message
+        # A copy may come before the outcome of the send is known; what came before says nothing about its attempt.
+        message.copies |= message.outcome is PENDING and message.faults != self.faults
         if last is None:
             # Discarded before anybody got it.
             self._find(Kind.DUPLICATED, f"message {name!r} was {place.discarded} in {group.name!r}, yet it came", name)
             return
         self._let_go(last)
         self._check_attempt(last, delivery)
-        message = place.message
         excuse = self._excuse(last)
         if excuse == "nack":
             self._check_nack_delay(last, delivery)
-        elif not excuse and (message.copies or (message.outcome is PENDING and message.faults != self.faults)):
+        elif not excuse and message.copies:
             # Its first instance keeps its fate: this one is another.
             self.counts.excused["stored twice"] += 1
             return
