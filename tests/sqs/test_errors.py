@@ -5,6 +5,7 @@ import sys
 import pytest
 from botocore import exceptions as native
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 from unimq_sqs._errors import NativeError, kind_of, refusal, translate
 
 import unimq
@@ -31,6 +32,7 @@ def _answer(code: str, status: int = 400) -> ClientError:
         (native.ReadTimeoutError(endpoint_url="u"), unimq.ConnectionLost),
         (native.ConnectionClosedError(endpoint_url="u"), unimq.ConnectionLost),
         (native.SSLError(endpoint_url="u", error=OSError("e")), unimq.ConnectionLost),
+        (ResponseParserError("<html>"), unimq.ConnectionLost),
         (native.NoCredentialsError(), unimq.AuthError),
         (native.NoRegionError(), unimq.ConfigError),
     ],

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from botocore import exceptions as native
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from unimq import (
     AuthError,
@@ -19,8 +20,9 @@ from unimq import (
     UnimqError,
 )
 
-NativeError: TypeAlias = ClientError | BotoCoreError
-NATIVE_ERRORS = (ClientError, BotoCoreError)
+NativeError: TypeAlias = ClientError | BotoCoreError | ResponseParserError
+NATIVE_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+"""The last one, for an answer that is none (a proxy's error page), is no subclass of the others."""
 
 _NAMESPACE = "AWS.SimpleQueueService."
 
@@ -80,7 +82,7 @@ _CODES: Mapping[type[UnimqError], frozenset[str]] = {
 }
 _KIND_OF_CODE = {code: kind for kind, codes in _CODES.items() for code in codes}
 
-_KIND_OF_CLASS: tuple[tuple[type[UnimqError], tuple[type[BotoCoreError], ...]], ...] = (
+_KIND_OF_CLASS: tuple[tuple[type[UnimqError], tuple[type[Exception], ...]], ...] = (
     (
         AuthError,
         (
@@ -104,7 +106,10 @@ _KIND_OF_CLASS: tuple[tuple[type[UnimqError], tuple[type[BotoCoreError], ...]], 
             native.ProfileNotFound,
         ),
     ),
-    (ConnectionLost, (native.HTTPClientError, native.ConnectionError, native.ResponseStreamingError)),
+    (
+        ConnectionLost,
+        (native.HTTPClientError, native.ConnectionError, native.ResponseStreamingError, ResponseParserError),
+    ),
 )
 """`HTTPClientError` covers refused, reset, timed-out and TLS connections; TLS is never given up for them (E3)."""
 

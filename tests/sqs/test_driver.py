@@ -1,0 +1,135 @@
+"""Connecting and declaring against a scripted endpoint: what only AWS answers, and no emulator."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+import unimq
+
+Answer = tuple[int, dict[str, Any]]
+
+
+class Endpoint:
+    """Answers JSON requests from a script by operation; the last answer of an operation repeats."""
+
+    def __init__(self) -> None:
+        self.script: dict[str, list[Answer]] = {
+            "GetQueueUrl": [missing()],
+            "CreateQueue": [(200, {"QueueUrl": "http://x/000000000000/q"})],
+        }
+        self.operations: list[str] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                # SNS speaks another protocol, without this header: it is not here.
+                operation = self.headers.get("X-Amz-Target", "SNS").rpartition(".")[2]
+                endpoint.operations.append(operation)
+                answers = endpoint.script.get(operation, [(404, {})])
+                status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.0")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"sqs+http://key:hunter2@127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+def refused(code: str, status: int = 400) -> Answer:
+    return status, {"__type": f"com.amazonaws.sqs#{code}", "message": "m"}
+
+
+def missing() -> Answer:
+    return refused("QueueDoesNotExist")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+
+
+@pytest.mark.parametrize("code", ["InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_wrong_keys_are_refused_with_one_request(endpoint: Endpoint, code: str) -> None:
+    endpoint.script["GetQueueUrl"] = [refused(code, 403)]
+    with pytest.raises(unimq.AuthError, match=r"127\.0\.0\.1") as caught:
+        unimq.connect(endpoint.url)
+    assert "hunter2" not in str(caught.value)
+    assert endpoint.operations == ["GetQueueUrl"]
+
+
+def test_a_permission_for_other_queues_is_enough_to_connect(endpoint: Endpoint) -> None:
+    endpoint.script["GetQueueUrl"] = [refused("AccessDenied", 403)]
+    with unimq.connect(endpoint.url) as broker:
+        assert not broker.capabilities.topics
+        with pytest.raises(unimq.Unsupported, match="no SNS"):
+            broker.declare(unimq.Topic("t"))
+        with pytest.raises(unimq.AuthError):
+            broker.declare("q")
+
+
+def test_a_name_that_is_not_free_again_is_tried_until_the_timeout(endpoint: Endpoint) -> None:
+    busy = refused("QueueDeletedRecently")
+    endpoint.script["CreateQueue"] = [busy, busy, endpoint.script["CreateQueue"][0]]
+    with unimq.connect(endpoint.url) as broker:
+        broker.declare(unimq.Queue("q", dead_letter=False))
+        assert endpoint.operations.count("CreateQueue") == 3
+    endpoint.script["CreateQueue"] = [busy]
+    with unimq.connect(endpoint.url, timeout=0.5) as broker, pytest.raises(unimq.DeclarationConflict, match="m"):
+        broker.declare(unimq.Queue("q", dead_letter=False))
+
+
+def test_a_queue_made_by_another_program_at_the_same_time_is_compared(endpoint: Endpoint) -> None:
+    found = (200, {"QueueUrl": "http://x/000000000000/q"})
+    endpoint.script |= {
+        "CreateQueue": [refused("QueueNameExists")],
+        "GetQueueUrl": [missing(), missing(), found],
+        "ListQueueTags": [(200, {"Tags": {"unimq": "ttl=5.0 dead_letter=false"}})],
+    }
+    with (
+        unimq.connect(endpoint.url) as broker,
+        pytest.raises(unimq.DeclarationConflict, match=r"ttl is 5\.0, not None"),
+    ):
+        broker.declare(unimq.Queue("q", dead_letter=False))
+
+
+def test_policies_that_nobody_may_read_are_taken_as_declared(endpoint: Endpoint) -> None:
+    endpoint.script["GetQueueUrl"] = [missing(), (200, {"QueueUrl": "http://x/000000000000/q"})]
+    endpoint.script["ListQueueTags"] = [refused("AccessDeniedException")]
+    with unimq.connect(endpoint.url) as broker:
+        broker.declare(unimq.Queue("q", ttl=5, dead_letter=False))
+    assert "CreateQueue" not in endpoint.operations
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        unimq.Queue("q", lease=43_201, dead_letter=False),
+        unimq.Queue("q.fifo", portable_name=False, dead_letter=False),
+        unimq.Queue("q", ordering="key"),
+    ],
+    ids=["lease", "fifo", "ordering"],
+)
+def test_what_sqs_cannot_is_refused_before_any_request(endpoint: Endpoint, queue: unimq.Queue) -> None:
+    with unimq.connect(endpoint.url) as broker:
+        before = list(endpoint.operations)
+        with pytest.raises(unimq.Unsupported):
+            broker.declare(queue)
+        assert endpoint.operations == before
