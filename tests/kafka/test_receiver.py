@@ -40,7 +40,14 @@ def open_receiver(address: str, topic: str) -> Iterator[Open]:
         )
         sink = Deliveries()
         # The mock answers an empty fetch after its whole waiting time.
-        receiver = KafkaReceiver({**settings, "fetch.wait.max.ms": 10}, topic, "", sink, prefetch, lambda: True)
+        receiver = KafkaReceiver(
+            {**settings, "fetch.wait.max.ms": 10},
+            topic,
+            sink,
+            prefetch,
+            find_topic_id=lambda: "",
+            is_topic_missing=lambda: False,
+        )
         opened.append(receiver)
         return receiver, sink
 

@@ -160,14 +160,24 @@ class Administration:
         return found
 
     def topic_id(self, name: str, timeout: float) -> str:
-        """Return what tells the topic from another one of this name; empty where the broker does not say."""
+        """Return what tells the topic from another one of this name; empty if the broker does not say."""
         future = self._client.describe_topics(TopicCollection([name]), request_timeout=timeout)[name]
         try:
             return str(self._result(future, timeout, f"asking for topic {name!r}").topic_id)
-        except NotFound:
-            raise
         except UnimqError:
             return ""
+
+    def is_missing(self, name: str, timeout: float) -> bool:
+        """Tell whether a topic certainly does not exist: the broker says so twice, as it may be late to hear of it."""
+        for pause in (_RETRY, 0):
+            try:
+                error = self._client.list_topics(topic=name, timeout=timeout).topics[name].error
+            except KafkaException:
+                return False
+            if error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return False
+            time.sleep(pause)
+        return True
 
     def message_limit(self, name: str, timeout: float) -> int | None:
         """Return the largest batch that the topic takes in bytes, if it may be asked."""

@@ -43,6 +43,8 @@ _DEFAULT_LIMIT = 1_000_000
 _GROUP_PATIENCE = 10.0
 """Seconds for the members of a deleted destination to notice and leave."""
 _RETRY = 0.1
+_LOOK = 2.0
+"""Seconds for a consumer to look whether its topic is still there, and still the same."""
 
 
 class Native(NamedTuple):
@@ -224,13 +226,14 @@ class KafkaDriver:
     def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> KafkaReceiver:
         """See `unimq.adapter.Driver.open_receiver`."""
         topic = _topic_of(source)
+        self._admin.partitions(topic, timeout)
         receiver = KafkaReceiver(
             consumer_settings(self._settings, self._options, queue_of(source).name, self._protocol, prefetch),
             topic,
-            self._admin.topic_id(topic, timeout),
             sink,
             prefetch,
-            lambda: self._admin.find_partitions(topic, timeout) is not None,
+            find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
+            is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
         )
         with self._lock:
             self._receivers = {r: s for r, s in self._receivers.items() if not r.is_over}

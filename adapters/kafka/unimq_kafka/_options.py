@@ -107,6 +107,8 @@ def consumer_settings(shared: Settings, options: KafkaOptions, group: str, proto
         "auto.offset.reset": "earliest",
         # At its default of 1000 the client stands still for a second whenever its local queue is full.
         "fetch.queue.backoff.ms": 10,
+        # How long a fetch waits for messages; a partition that is new or resumed waits for the one under way to end.
+        "fetch.wait.max.ms": 100,
         # Memory that the client fills ahead of us (L5).
         "queued.max.messages.kbytes": 16_384,
         "queued.min.messages": min(100_000, max(2_000, 10 * prefetch)),

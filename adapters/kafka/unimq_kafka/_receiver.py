@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
@@ -60,16 +60,18 @@ class KafkaReceiver:
         self,
         settings: Settings,
         topic: str,
-        topic_id: str,
         sink: DeliverySink,
         prefetch: int,
-        topic_exists: Callable[[], bool],
+        *,
+        find_topic_id: Callable[[], str],
+        is_topic_missing: Callable[[], bool],
     ) -> None:
         self._topic = topic
-        self._topic_id = topic_id
         self._sink = sink
         self._prefetch = prefetch
-        self._topic_exists = topic_exists
+        self._find_topic_id = find_topic_id
+        self._is_topic_missing = is_topic_missing
+        self._is_topic_in_doubt = False
         self._is_classic = settings["group.protocol"] == "classic"
         self._wakeup = threading.Event()
         self._mail: Mailbox[Sequence[Delivery] | Callable[[], None]] = Mailbox(self._wakeup.set)
@@ -192,6 +194,8 @@ class KafkaReceiver:
         else:
             self._wait_for_room(now)
         self._commit_if_due()
+        if self._is_topic_in_doubt:
+            self._look_for_topic()
 
     def _fill(self, room: int) -> None:
         """Deliver new messages and those to be redelivered in turn, so that neither kind starves the other (D1)."""
@@ -255,7 +259,7 @@ class KafkaReceiver:
         if offset < progress.next:
             # The topic was made again, or lost its end: what we know of the partition is about other messages.
             self._drop([progress])
-            progress = self._partitions[partition] = Progress(partition, self._topic_id, offset, set())
+            progress = self._partitions[partition] = Progress(partition, self._find_topic_id(), offset, set())
         if progress.receive(offset):
             self._fresh.append(Delivery(decode(record), 1, (progress, offset), self._sink, record))
         if progress.span >= SPAN_LIMIT and partition not in self._stopped:
@@ -398,6 +402,8 @@ class KafkaReceiver:
                 progress.dirty = True
                 if error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
                     progress.with_map = False
+                elif error.code() in _MISSING:
+                    self._is_topic_in_doubt = True
         self._next_commit = time.monotonic() + _COMMIT_INTERVAL
 
     def _prove(self, unproven: list[Progress], deadline: float) -> None:
@@ -417,9 +423,11 @@ class KafkaReceiver:
                 if answer is None or not progress.committed(answer.offset, answer.metadata):
                     progress.dirty = True
                     missing.append(progress)
-            if time.monotonic() >= deadline:
-                break
             if missing:
+                # The answers to the commits, which would say it, are not seen here.
+                self._look_for_topic()
+                if self._end is not None or time.monotonic() >= deadline:
+                    break
                 time.sleep(_SLICE)
             unproven = missing
         self._lift_barriers()
@@ -429,15 +437,21 @@ class KafkaReceiver:
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         if not assigned:
             return
+        # It may have been deleted and made again since the last time.
+        topic_id = self._find_topic_id()
+        start: list[TopicPartition] = []
         for new in self._read_committed(assigned):
-            is_ours, done = decode_metadata(new.metadata, self._topic_id, new.offset)
-            if not is_ours:
-                # Of a topic of the same name that was deleted.
-                new.offset = OFFSET_BEGINNING
-            start = max(new.offset, -1)
-            self._partitions[new.partition] = Progress(new.partition, self._topic_id, start, done if is_ours else set())
-            consumer.incremental_assign([TopicPartition(self._topic, new.partition, new.offset)])
-        self._stopped -= {new.partition for new in assigned}
+            offset, done = new.offset, set[int]()
+            if offset >= 0:
+                is_ours, done = decode_metadata(new.metadata, topic_id, offset)
+                if not is_ours:
+                    # Of a topic of the same name that was deleted.
+                    offset = 0
+            self._partitions[new.partition] = Progress(new.partition, topic_id, max(offset, -1), done)
+            start.append(TopicPartition(self._topic, new.partition, offset))
+        # All at once: a fetch that is under way for some of them keeps the others waiting.
+        consumer.incremental_assign(start)
+        self._stopped -= self._partitions.keys() & {new.partition for new in assigned}
         self._apply_stops()
 
     def _read_committed(self, assigned: list[TopicPartition]) -> list[TopicPartition]:
@@ -451,9 +465,14 @@ class KafkaReceiver:
                 log.debug("reading the commits of %r failed: %s", self._topic, failed)
             else:
                 if not any(committed.error for committed in found):
+                    for committed in found:
+                        # Where nothing is committed the topic is read from its beginning; without asking where that
+                        # is, which takes as long as a fetch, since offset 0 is that or leads there.
+                        committed.offset = max(committed.offset, 0)
                     return found
             time.sleep(_SLICE)
-        log.warning("could not read what is done in %r; some of it may come again", self._topic)
+        if not self._is_closing:
+            log.warning("could not read what is done in %r; some of it may come again", self._topic)
         return wanted
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
@@ -472,9 +491,11 @@ class KafkaReceiver:
             self._read_mail()
         self._prove([p for p in leaving if p.dirty or p.acked > p.proven], time.monotonic() + _PROOF)
         self._drop(leaving)
+        self._is_topic_in_doubt = not self._partitions
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         self._drop(self._known(lost))
+        self._is_topic_in_doubt = not self._partitions
 
     def _known(self, partitions: list[TopicPartition]) -> list[Progress]:
         return [self._partitions[gone.partition] for gone in partitions if gone.partition in self._partitions]
@@ -526,10 +547,15 @@ class KafkaReceiver:
 
     def _on_record_error(self, error: KafkaError) -> None:
         if error.code() in _MISSING:
-            if not self._topic_exists():
-                self._end = NotFound(f"the topic {self._topic!r} does not exist any more")
+            self._is_topic_in_doubt = True
         else:
             self._on_error(error)
+
+    def _look_for_topic(self) -> None:
+        """End if the topic was deleted, which the client does not say: it only has no partitions any more."""
+        self._is_topic_in_doubt = False
+        if self._is_topic_missing():
+            self._end = self._end or NotFound(f"the topic {self._topic!r} does not exist any more")
 
 
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
