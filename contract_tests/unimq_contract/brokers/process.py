@@ -8,7 +8,7 @@ lives until the broker is stopped. Linux only.
 import contextlib
 import fcntl
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -53,7 +53,7 @@ def free_ports(count: int) -> list[int]:
         for _ in range(1000):
             if len(chosen) == count:
                 break
-            port = random.choice(candidates) if len(candidates) > 1000 else 0
+            port = secrets.choice(candidates) if len(candidates) > 1000 else 0
             with contextlib.suppress(OSError):
                 # Held until all are found, so that no port is given twice.
                 chosen.append(socket.create_server(("127.0.0.1", port)))
