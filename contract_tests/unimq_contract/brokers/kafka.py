@@ -27,7 +27,7 @@ SETTINGS = {
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,FAULT:PLAINTEXT",
     "num.partitions": "4",
     # Destinations are declared; a typing error must not become a topic.
     "auto.create.topics.enable": "false",
@@ -35,8 +35,8 @@ SETTINGS = {
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
-    # With the newer protocol a consumer learns of its partitions at its next heartbeat: 5 s, and a killed one is noticed
-    # after 45 s, unless this says otherwise.
+    # With the newer protocol a consumer learns of its partitions at its next heartbeat, which is 5 s later, and a killed
+    # one is noticed after 45 s, unless this says otherwise.
     "group.consumer.heartbeat.interval.ms": "300",
     "group.consumer.min.heartbeat.interval.ms": "300",
     "group.consumer.session.timeout.ms": "6000",
@@ -85,12 +85,12 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
 
 def _start(broker: PrivateBroker, java: str, java_version: str, settings: Mapping[str, str]) -> RunningTap:
     folder = broker.folder
-    port, controller = free_ports(2)
+    port, controller, fault, proxy = free_ports(4)
     lines = {
         **SETTINGS,
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},FAULT://127.0.0.1:{fault},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},FAULT://127.0.0.1:{proxy}",
         "log.dirs": str(folder.path / "data"),
         **settings,
     }
@@ -124,6 +124,7 @@ def _start(broker: PrivateBroker, java: str, java_version: str, settings: Mappin
             rung="native",
             pid=broker.pids[0],
             nodes=(f"127.0.0.1:{port}",),
+            proxied=(fault, proxy),
         ),
         broker,
     )
