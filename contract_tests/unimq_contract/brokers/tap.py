@@ -44,6 +44,9 @@ class Tap:
     """Process of the first node as it was started, when it is a child of ours. ``RunningTap.pids`` keeps up."""
     nodes: tuple[str, ...] = ()
     """``host:port`` of every node."""
+    proxied: tuple[int, int] | None = None
+    """Of a broker that tells its clients where to connect (Kafka): the port of a listener that tells another port, and
+    that port, where nobody listens: the place of a proxy between both."""
     durable: bool = True
     """Whether messages survive ``restart()``. The emulators keep everything in memory."""
 
