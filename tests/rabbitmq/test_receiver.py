@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 LOST = exceptions.StreamLostError("reset")
 
 
-def _open(link: Any, deliveries: Any, *, prefetch: int = 10, pushed: int = 10) -> RabbitMQReceiver:
+def _open(link: Any, deliveries: Any, *, prefetch: int = 10) -> RabbitMQReceiver:
     receiver = RabbitMQReceiver(link, "q", deliveries, prefetch)
     receiver.open(1.0)
-    assert link.channel.sent == [("qos", pushed)]
+    assert link.channel.sent == [("qos", prefetch)]
     link.channel.sent.clear()
     return receiver
 
@@ -63,7 +63,7 @@ def test_multiple_reaches_over_settled_messages_only(
 
 
 def test_acks_linger_when_the_prefetch_is_large(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    receiver = _open(link, deliveries, prefetch=100)
     _push(link, 1, 2, 3)
     for delivery in deliveries.delivered:
         receiver.ack((delivery,))
@@ -146,7 +146,7 @@ def test_acks_behind_the_loss_are_reported_and_never_proven_by_the_next_channel(
 
 
 def test_lingering_acks_of_a_lost_channel_are_reported(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    receiver = _open(link, deliveries, prefetch=100)
     _push(link, 1, 2)
     receiver.ack(deliveries.delivered)
     link.lose(LOST)
@@ -170,7 +170,7 @@ def test_every_barrier_that_waits_at_the_loss_gets_an_error(link: Any, deliverie
 
 def _many_commands(link: Any, deliveries: Any) -> tuple[RabbitMQReceiver, "list[Sequence[UnimqError]]"]:
     """Settle so many one by one, last first, that the channel may keep some to itself; then ask whether it did."""
-    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    receiver = _open(link, deliveries, prefetch=100)
     _push(link, *range(1, 41))
     for delivery in reversed(deliveries.delivered[1:]):
         receiver.ack((delivery,))
@@ -216,6 +216,17 @@ def test_a_fetched_message_is_a_delivery_and_no_second_one_is_fetched_beyond_the
     assert link.channel.sent[-1] == ("barrier",)
 
 
+def test_what_is_fetched_on_top_of_the_prefetch_is_held_back(link: Any, deliveries: Any) -> None:
+    receiver, _ = _many_commands(link, deliveries)
+    _push(link, *range(41, 140))
+    assert len(deliveries.delivered) == 139, "one is unsettled since the beginning: the prefetch of 100 is used up"
+    link.channel.fetched(link.channel, Basic.GetOk(140, False, "", "q", 0), BasicProperties(), b"140")
+    link.thread.run_timers()
+    assert len(deliveries.delivered) == 139
+    receiver.nack(deliveries.delivered[0], 0.0)
+    assert deliveries.delivered[-1].body == b"140"
+
+
 def _settle_one_by_one(link: Any, deliveries: Any, receiver: RabbitMQReceiver, first: int) -> None:
     _push(link, *range(first, first + 40))
     for delivery in deliveries.delivered[-40:]:
@@ -253,7 +264,7 @@ def test_a_queue_that_refuses_fetches_is_asked_no_more(link: Any, deliveries: An
 
 
 def test_what_later_deliveries_prove_is_not_at_risk(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=2, pushed=2)
+    receiver = _open(link, deliveries, prefetch=2)
     for tag in range(1, 101):
         _push(link, tag)
         receiver.ack((deliveries.delivered[-1],))
@@ -279,7 +290,7 @@ def test_a_deleted_queue_ends_the_consumer(link: Any, deliveries: Any) -> None:
 
 
 def test_close_acks_gives_the_rest_back_and_delivers_nothing_more(link: Any, deliveries: Any) -> None:
-    receiver = _open(link, deliveries, prefetch=100, pushed=98)
+    receiver = _open(link, deliveries, prefetch=100)
     _push(link, 1, 2, 3)
     receiver.ack(deliveries.delivered[:1])
     channel = link.channel

@@ -106,9 +106,9 @@ class RabbitMQReceiver:
         self._queue = queue
         self._sink = sink
         self._prefetch = min(prefetch, _MOST_PREFETCH)
-        # So few can never wait in the channel. Otherwise some of the prefetch is kept for messages that are fetched.
+        # So few settlements can never wait in the channel.
         self._most_fetched = 0 if prefetch <= _SENT_ON_AT_ONCE else 1 + self._prefetch // 64
-        self._pushed_at_once = self._prefetch - self._most_fetched
+        """Messages that the broker may give on top of the prefetch; they are held back while that is used up (R3)."""
         self._may_fetch = True
         self._linger = 0.0 if self._prefetch <= _EAGER_PREFETCH else _ACK_LINGER
         self._acks: deque[Delivery] = deque()
@@ -212,7 +212,7 @@ class RabbitMQReceiver:
         guarded = self._thread.guarded
         channel.add_on_cancel_callback(guarded(partial(self._cancelled, channel)))
         channel.add_callback(guarded(self._fetched_nothing), [Basic.GetEmpty], one_shot=False)
-        channel.basic_qos(prefetch_count=self._pushed_at_once, callback=guarded(partial(self._consume, channel)))
+        channel.basic_qos(prefetch_count=self._prefetch, callback=guarded(partial(self._consume, channel)))
 
     def _consume(self, channel: Channel, _qos_ok: object) -> None:
         self._opening = False
@@ -263,7 +263,7 @@ class RabbitMQReceiver:
         if session is None:
             return
         # A queue with so many unsettled pushes no more, so it has applied all settlements but these at most.
-        read = max(session.proven, session.pushed - self._pushed_at_once)
+        read = max(session.proven, session.pushed - self._prefetch)
         at_risk = max(0, session.settled - read)
         barriers, self._barriers = self._barriers, {}
         if session.held:
@@ -309,9 +309,13 @@ class RabbitMQReceiver:
         session.batch.append(delivery)
 
     def _hand_over(self, session: _Session) -> None:
-        batch, session.batch = session.batch, []
-        if session is self._session and self._closing is None:
-            self._sink.deliver(batch)
+        if session is not self._session or self._closing is not None:
+            return
+        batch = session.batch
+        room = self._prefetch - (len(session.held) - len(batch))
+        session.batch = batch[room:]
+        if room > 0:
+            self._sink.deliver(batch[:room])
 
     # Settlements.
 
@@ -346,6 +350,8 @@ class RabbitMQReceiver:
             if tag > first_held:
                 session.commands += 1
                 channel.basic_ack(tag)
+        if session.batch:
+            self._hand_over(session)
 
     def _requeue(self, delivery: Delivery) -> None:
         owner, tag = cast("Token", delivery.token)
@@ -357,6 +363,8 @@ class RabbitMQReceiver:
         session.commands += 1
         # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
         session.channel.basic_reject(tag, requeue=True)
+        if session.batch:
+            self._hand_over(session)
 
     def _start_barrier(self, done: Done) -> None:
         self._flush_acks()
