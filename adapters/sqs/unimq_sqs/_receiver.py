@@ -191,7 +191,8 @@ class SQSReceiver:
                 if not isinstance(problem, ConnectionLost):
                     self._fail(problem)
                 messages = None
-                log.warning("%s; attempt %d", problem, failures)
+                # The text only: a log that is kept would keep the error, its traceback and so the socket (L4).
+                log.warning("%s; attempt %d", str(problem), failures)
             with self._room:
                 self._reserved -= asked
                 if self._closing or self._paused:
@@ -287,7 +288,7 @@ class SQSReceiver:
                     ],
                 )
             except NATIVE_ERRORS as error:
-                log.warning("%d messages of %s return when their lease ends: %s", len(batch), self.where, error)
+                log.warning("%d messages of %s return when their lease ends: %s", len(batch), self.where, str(error))
 
     # Leases.
 
