@@ -1,7 +1,5 @@
 """The table of errors, and that translating one lets its connection go."""
 
-import sys
-
 import pytest
 from botocore import exceptions as native
 from botocore.exceptions import ClientError
@@ -44,14 +42,20 @@ def test_table(error: NativeError, kind: type[unimq.UnimqError] | None) -> None:
     assert translated.__cause__ is error
 
 
-def test_a_kept_error_keeps_no_frames_of_the_client() -> None:
+def _cut() -> None:
     try:
-        raise native.NoCredentialsError
-    except native.NoCredentialsError as error:
-        assert sys.exc_info()[2] is not None
-        cause = translate(error, "doing").__cause__
-    assert cause is not None
-    assert cause.__traceback__ is None
+        raise OSError
+    except OSError as error:
+        raise native.ConnectionClosedError(endpoint_url="u", error=error) from error
+
+
+def test_a_kept_error_keeps_no_frames_of_the_client() -> None:
+    with pytest.raises(native.ConnectionClosedError) as caught:
+        _cut()
+    translated = translate(caught.value, "doing")
+    assert translated.__cause__ is caught.value
+    assert isinstance(caught.value.__cause__, OSError)
+    assert (caught.value.__traceback__, caught.value.__cause__.__traceback__) == (None, None)
 
 
 def test_refused_entries() -> None:

@@ -138,8 +138,12 @@ def kind_of(error: NativeError) -> type[UnimqError] | None:
 def translate(error: NativeError, doing: str, default: type[UnimqError] = ConfigError) -> UnimqError:
     """Return the typed error with the native one as its cause; `default` where the table has none (E1)."""
     translated = (kind_of(error) or default)(f"{doing}: {error}")
-    # The frames of botocore hold the connection: whoever keeps the error would keep a socket open (L4).
-    translated.__cause__ = error.with_traceback(None)
+    # The frames of the client hold the connection: whoever keeps the error would keep a socket open (L4).
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    translated.__cause__ = error
     return translated
 
 
