@@ -1,7 +1,13 @@
 """What only the in-memory broker has: stores, its clock thread, and lanes under one lock."""
 
+# What the tests hand around as `Any` and as lambdas is theirs alone; mypy checks it strictly all the same.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +16,7 @@ from unimq import DeclarationConflict, MessageTooLarge, NotFound, Queue, QueueFu
 
 
 @pytest.fixture
-def broker():
+def broker() -> Iterator[Any]:
     with unimq.connect("memory://?private=true") as broker:
         yield broker
 
@@ -19,11 +25,11 @@ def clock_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("unimq-memory")]
 
 
-def bodies(deliveries) -> list[bytes]:
+def bodies(deliveries: Any) -> list[bytes]:
     return [delivery.body for delivery in deliveries]
 
 
-def test_connections_of_one_name_share_their_queues_and_others_do_not():
+def test_connections_of_one_name_share_their_queues_and_others_do_not() -> None:
     with unimq.connect("memory://shared-name") as one, unimq.connect("memory://shared-name") as two:
         one.producer("q").send(b"x")
         assert bodies(two.consumer("q").receive(timeout=0)) == [b"x"]
@@ -37,14 +43,14 @@ def test_connections_of_one_name_share_their_queues_and_others_do_not():
         again.delete("q", "q-dead")
 
 
-def test_a_private_broker_is_its_own(broker):
+def test_a_private_broker_is_its_own(broker: unimq.Broker) -> None:
     with unimq.connect("memory://?private=true&declare=false") as other:
         broker.declare("q")
         with pytest.raises(NotFound):
             other.producer("q")
 
 
-def test_the_clock_thread_ends_with_the_last_connection():
+def test_the_clock_thread_ends_with_the_last_connection() -> None:
     """L4."""
     with unimq.connect("memory://clock") as one, unimq.connect("memory://clock") as two:
         assert clock_threads() == []
@@ -56,7 +62,7 @@ def test_the_clock_thread_ends_with_the_last_connection():
     assert clock_threads() == []
 
 
-def test_a_delay_that_ends_while_nobody_is_connected():
+def test_a_delay_that_ends_while_nobody_is_connected() -> None:
     """T2."""
     with unimq.connect("memory://delayed") as broker:
         broker.producer("q").send(b"x", delay=0.05)
@@ -66,7 +72,7 @@ def test_a_delay_that_ends_while_nobody_is_connected():
         broker.delete("q", "q-dead")
 
 
-def test_a_lease_returns_the_message_and_fences_the_first_holder(broker):
+def test_a_lease_returns_the_message_and_fences_the_first_holder(broker: unimq.Broker) -> None:
     """A5, A6, A7."""
     consumer, other = [broker.consumer(Queue("q", lease=0.05), prefetch=1) for _ in range(2)]
     broker.producer("q").send(b"x")
@@ -79,7 +85,7 @@ def test_a_lease_returns_the_message_and_fences_the_first_holder(broker):
     assert broker.stats("q").ready == broker.stats("q").in_flight == 0
 
 
-def test_extend_keeps_the_lease(broker):
+def test_extend_keeps_the_lease(broker: unimq.Broker) -> None:
     """A10."""
     consumer = broker.consumer(Queue("q", lease=0.05), prefetch=1)
     broker.producer("q").send(b"x")
@@ -89,7 +95,7 @@ def test_extend_keeps_the_lease(broker):
     delivery.ack()
 
 
-def test_a_nacked_head_blocks_its_own_key_only(broker):
+def test_a_nacked_head_blocks_its_own_key_only(broker: unimq.Broker) -> None:
     """O1: successors of its key wait for it, others go on."""
     queue = Queue("q", ordering="key")
     with broker.producer(queue) as producer:
@@ -102,10 +108,11 @@ def test_a_nacked_head_blocks_its_own_key_only(broker):
     assert bodies(first) == [b"a0", b"b0", b"none"]
     first[0].nack(0.05)
     first[1].ack()
-    assert bodies(second := consumer.receive(10, timeout=0)) == [b"b1"]
+    second = consumer.receive(10, timeout=0)
+    assert bodies(second) == [b"b1"]
     second[0].ack()
     assert bodies(consumer.receive(10, timeout=0)) == [b"b2"]
-    rest = []
+    rest: list[bytes] = []
     while len(rest) < 3:
         (delivery,) = consumer.receive(10, timeout=5)
         rest.append(delivery.body)
@@ -113,7 +120,7 @@ def test_a_nacked_head_blocks_its_own_key_only(broker):
     assert rest == [b"a0", b"a1", b"a2"]
 
 
-def test_closing_returns_ordered_messages_to_their_place(broker):
+def test_closing_returns_ordered_messages_to_their_place(broker: unimq.Broker) -> None:
     """O1, A5, A9: uncounted."""
     queue = Queue("q", ordering="key")
     broker.producer(queue).send_many([unimq.Message(b"%d" % n, key="k") for n in range(3)])
@@ -129,7 +136,7 @@ def test_closing_returns_ordered_messages_to_their_place(broker):
     assert received == [(b"0", 1), (b"1", 1), (b"2", 1)]
 
 
-def test_both_overflows(broker):
+def test_both_overflows(broker: unimq.Broker) -> None:
     """T3."""
     producer = broker.producer(Queue("reject", max_length=2))
     producer.send_many([b"1", b"2"])
@@ -142,7 +149,7 @@ def test_both_overflows(broker):
     assert bodies(broker.consumer("drop").receive(5, timeout=0)) == [b"2", b"3"]
 
 
-def test_a_full_subscription_refuses_for_all(broker):
+def test_a_full_subscription_refuses_for_all(broker: unimq.Broker) -> None:
     """T3, G2: all or none, so that a retry duplicates nothing."""
     topic = Topic("t")
     full, free = topic.subscription("full", max_length=1), topic.subscription("free")
@@ -154,14 +161,14 @@ def test_a_full_subscription_refuses_for_all(broker):
     assert bodies(broker.consumer(free).receive(5, timeout=0)) == [b"1"]
 
 
-def test_a_topic_that_requires_a_subscription(broker):
+def test_a_topic_that_requires_a_subscription(broker: unimq.Broker) -> None:
     """G2."""
     with pytest.raises(Unroutable, match="no subscription"):
         broker.producer(Topic("strict", require_subscription=True)).send(b"x")
     assert broker.producer(Topic("forgetful")).send(b"x").message_id
 
 
-def test_conflicting_declarations_name_the_difference(broker):
+def test_conflicting_declarations_name_the_difference(broker: unimq.Broker) -> None:
     broker.declare(Queue("q", ttl=5))
     with pytest.raises(DeclarationConflict, match=r"ttl is 5\.0, not 7\.0"):
         broker.declare(Queue("q", ttl=7))
@@ -171,7 +178,7 @@ def test_conflicting_declarations_name_the_difference(broker):
         broker.declare(Topic("t", ordering="key"))
 
 
-def test_a_deleted_queue_ends_its_consumers_and_fails_its_producers(broker):
+def test_a_deleted_queue_ends_its_consumers_and_fails_its_producers(broker: unimq.Broker) -> None:
     """S4, L3."""
     producer, consumer = broker.producer("q"), broker.consumer("q")
     producer.send(b"x")
@@ -188,7 +195,7 @@ def test_a_deleted_queue_ends_its_consumers_and_fails_its_producers(broker):
     assert bodies(broker.consumer("q").receive(timeout=0)) == [b"z"]
 
 
-def test_the_size_limit_counts_key_and_headers():
+def test_the_size_limit_counts_key_and_headers() -> None:
     """S4."""
     with unimq.connect("memory://?private=true&max_message_bytes=10") as broker:
         producer = broker.producer("q")
@@ -199,7 +206,7 @@ def test_the_size_limit_counts_key_and_headers():
         assert [type(outcome) for outcome in outcomes] == [unimq.Receipt, MessageTooLarge, unimq.Receipt]
 
 
-def test_stats_and_purge(broker):
+def test_stats_and_purge(broker: unimq.Broker) -> None:
     """T4."""
     producer = broker.producer("q")
     producer.send_many([b"1", b"2", b"3"])
@@ -207,20 +214,21 @@ def test_stats_and_purge(broker):
     consumer = broker.consumer("q", prefetch=1)
     stats = broker.stats("q")
     assert (stats.ready, stats.in_flight, stats.delayed, stats.consumers, stats.exact) == (2, 1, 1, 1, True)
+    assert stats.oldest_age is not None
     assert 0 <= stats.oldest_age < 60
     assert broker.purge("q") == 3
     assert broker.stats("q").ready == broker.stats("q").delayed == 0
     assert bodies(consumer.receive(5, timeout=0)) == [b"1"]
 
 
-def test_work_is_spread_over_consumers(broker):
+def test_work_is_spread_over_consumers(broker: unimq.Broker) -> None:
     """G1."""
     consumers = [broker.consumer("q", prefetch=10) for _ in range(3)]
     broker.producer("q").send_many([b"%d" % n for n in range(30)])
     assert [len(consumer.receive(100, timeout=0)) for consumer in consumers] == [10, 10, 10]
 
 
-def test_a_paused_consumer_gets_nothing_new(broker):
+def test_a_paused_consumer_gets_nothing_new(broker: unimq.Broker) -> None:
     """R3."""
     consumer = broker.consumer("q")
     consumer.pause()

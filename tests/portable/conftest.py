@@ -1,7 +1,7 @@
 """A driver that does nothing by itself: tests play the broker, and see exactly what the portable layer asks for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -22,7 +22,7 @@ from unimq.adapter import (
     unsupported,
 )
 
-_FEATURES = {
+_FEATURES: dict[str, Any] = {
     "durable": native(),
     "topics": native(),
     "start_earliest": unsupported("no history", "declare first"),

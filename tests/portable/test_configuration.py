@@ -1,7 +1,12 @@
 """URLs, options, names and policies: each mistake names the wrong thing and the right one, before any I/O."""
 
+# What the tests hand around as `Any` and as lambdas is theirs alone; mypy checks it strictly all the same.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 import sys
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -33,7 +38,7 @@ from unimq._url import parse_url
         ("memory://?private=perhaps", "option 'private'"),
     ],
 )
-def test_wrong_urls(adapter, url, what):
+def test_wrong_urls(adapter: Any, url: Any, what: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         unimq.connect(url)
     assert what in str(caught.value)
@@ -49,13 +54,13 @@ def test_wrong_urls(adapter, url, what):
         "nothing://user:s3cr3t@host",
     ],
 )
-def test_passwords_never_appear_in_errors(adapter, url):
+def test_passwords_never_appear_in_errors(adapter: Any, url: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         unimq.connect(url)
     assert "r3t" not in str(caught.value).replace("s3cr3t-without-host", "")
 
 
-def test_passwords_never_appear_in_texts(adapter):
+def test_passwords_never_appear_in_texts(adapter: Any) -> None:
     with unimq.connect("manual://user:s3cr3t@host:1/path?linger_ms=3") as broker:
         assert "s3cr3t" not in repr(broker)
         url, options = adapter.connected_with
@@ -63,7 +68,7 @@ def test_passwords_never_appear_in_texts(adapter):
         assert (url.user, url.password, options.linger_ms) == ("user", "s3cr3t", 3)
 
 
-def test_urls_in_full():
+def test_urls_in_full() -> None:
     url = parse_url("kafka://us%40er:p%3Aw@a:1,b,[::1]:3/v%2Fhost?x=1&y=%20")
     assert url.hosts == (("a", 1), ("b", None), ("::1", 3))
     assert (url.scheme, url.user, url.password, url.path) == ("kafka", "us@er", "p:w", "v/host")
@@ -72,7 +77,7 @@ def test_urls_in_full():
     assert (parse_url("amqp://h").path, parse_url("amqp://h/").path) == (None, "")
 
 
-def test_url_from_the_environment(adapter, monkeypatch):
+def test_url_from_the_environment(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIMQ_URL", "manual://from-environment")
     with unimq.connect():
         assert adapter.connected_with[0].hosts == (("from-environment", None),)
@@ -81,7 +86,7 @@ def test_url_from_the_environment(adapter, monkeypatch):
         unimq.connect()
 
 
-def test_a_missing_client_library_names_the_pip_line(monkeypatch):
+def test_a_missing_client_library_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pika", None)
     for name in [name for name in sys.modules if name.startswith("unimq_rabbitmq")]:
         monkeypatch.delitem(sys.modules, name)
@@ -91,53 +96,63 @@ def test_a_missing_client_library_names_the_pip_line(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "ü", "x" * 76, "a/b", None, 5])
-def test_wrong_queue_names(driver, name):
+def test_wrong_queue_names(driver: Any, name: Any) -> None:
     with unimq.connect("manual://") as broker, pytest.raises(ConfigError):
         broker.producer(name)
     assert driver.declared == []
 
 
+any_queue: Any = Queue
+any_topic: Any = Topic
+"""Without types, for what the type checkers would refuse already."""
+
+
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Queue("q", ordering="fifo"), 'ordering must be "none" or "key"'),
-        (lambda: Queue("q", overflow="block"), 'overflow must be "reject" or "drop_oldest"'),
-        (lambda: Queue("q", ttl=0), "ttl must be more than 0 seconds"),
-        (lambda: Queue("q", ttl="1h"), "ttl must be seconds"),
-        (lambda: Queue("q", lease=-1), "lease must be more than 0"),
-        (lambda: Queue("q", max_length=0), "max_length must be a whole number"),
-        (lambda: Queue("q", max_deliveries=1.5), "max_deliveries must be a whole number"),
-        (lambda: Queue("x" * 76), "at most 75"),
-        (lambda: Queue("x" * 71, ordering="key"), "at most 70"),
-        (lambda: Topic("a--b"), "'--' is reserved"),
-        (lambda: Topic("t", ordering="total"), "ordering must be"),
-        (lambda: Topic("t").subscription("s", start="yesterday"), 'start must be "now" or "earliest"'),
-        (lambda: Topic("t").subscription("s", leese=3), "unknown policy 'leese'; valid: dead_letter"),
-        (lambda: Topic("t" * 40).subscription("s" * 40), "has 82 characters"),
+        (lambda: any_queue("q", ordering="fifo"), 'ordering must be "none" or "key"'),
+        (lambda: any_queue("q", overflow="block"), 'overflow must be "reject" or "drop_oldest"'),
+        (lambda: any_queue("q", ttl=0), "ttl must be more than 0 seconds"),
+        (lambda: any_queue("q", ttl="1h"), "ttl must be seconds"),
+        (lambda: any_queue("q", lease=-1), "lease must be more than 0"),
+        (lambda: any_queue("q", max_length=0), "max_length must be a whole number"),
+        (lambda: any_queue("q", max_deliveries=1.5), "max_deliveries must be a whole number"),
+        (lambda: any_queue("x" * 76), "at most 75"),
+        (lambda: any_queue("x" * 71, ordering="key"), "at most 70"),
+        (lambda: any_topic("a--b"), "'--' is reserved"),
+        (lambda: any_topic("t", ordering="total"), "ordering must be"),
+        (lambda: any_topic("t").subscription("s", start="yesterday"), 'start must be "now" or "earliest"'),
+        (lambda: any_topic("t").subscription("s", leese=3), "unknown policy 'leese'; valid: dead_letter"),
+        (lambda: any_topic("t" * 40).subscription("s" * 40), "has 82 characters"),
     ],
 )
-def test_wrong_policies(make, what):
+def test_wrong_policies(make: Any, what: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert what in str(caught.value)
 
 
-def test_derived_names():
+def dead_letter_queue(queue: Queue) -> Queue:
+    assert queue.dead_letters is not None
+    return queue.dead_letters
+
+
+def test_derived_names() -> None:
     queue = Queue("orders", ttl=timedelta(minutes=1))
     assert queue.ttl_seconds == 60
-    assert queue.dead_letters.name == "orders-dead"
-    assert queue.dead_letters.dead_letters is None
+    assert dead_letter_queue(queue).name == "orders-dead"
+    assert dead_letter_queue(queue).dead_letters is None
     assert Queue("orders-dead").dead_letters is None
     assert Queue("orders", dead_letter=False).dead_letters is None
     subscription = Topic("events").subscription("audit", max_deliveries=3)
     assert subscription.queue.name == "events--audit"
     assert subscription.queue.max_deliveries == 3
-    assert subscription.queue.dead_letters.name == "events--audit-dead"
+    assert dead_letter_queue(subscription.queue).name == "events--audit-dead"
     assert subscription == Subscription(Topic("events"), "audit", max_deliveries=3)
     assert subscription != Topic("events").subscription("audit")
     assert len({subscription, Subscription(Topic("events"), "audit", max_deliveries=3)}) == 1
-    assert Queue("x" * 75).dead_letters.name == "x" * 75 + "-dead"
-    assert Queue("any.name you like", portable_name=False).dead_letters.name == "any.name you like-dead"
+    assert dead_letter_queue(Queue("x" * 75)).name == "x" * 75 + "-dead"
+    assert dead_letter_queue(Queue("any.name you like", portable_name=False)).name == "any.name you like-dead"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +162,7 @@ def test_derived_names():
         (Topic("t").subscription("s", start="earliest"), "start_earliest"),
     ],
 )
-def test_unsupported_policies_raise_before_io(driver, destination, feature):
+def test_unsupported_policies_raise_before_io(driver: Any, destination: Any, feature: Any) -> None:
     """Principle 2."""
     with unimq.connect("manual://") as broker:
         for call in (broker.declare, broker.consumer):
@@ -157,7 +172,7 @@ def test_unsupported_policies_raise_before_io(driver, destination, feature):
     assert driver.declared == []
 
 
-def test_destinations_are_declared_once_and_in_order(driver):
+def test_destinations_are_declared_once_and_in_order(driver: Any) -> None:
     subscription = Topic("events").subscription("audit")
     with unimq.connect("manual://") as broker:
         broker.consumer(subscription)
@@ -172,7 +187,7 @@ def test_destinations_are_declared_once_and_in_order(driver):
         assert [(each.name, as_is) for each, as_is in driver.declared] == [("orders-dead", True), ("orders", True)]
 
 
-def test_nothing_is_declared_if_the_url_says_so(driver):
+def test_nothing_is_declared_if_the_url_says_so(driver: Any) -> None:
     with unimq.connect("manual://?declare=false") as broker:
         broker.producer("orders")
         broker.consumer("orders")
@@ -194,14 +209,14 @@ def test_nothing_is_declared_if_the_url_says_so(driver):
         (lambda broker: broker.close(timeout=-1), "timeout must be at least 0"),
     ],
 )
-def test_wrong_calls(driver, call, what):
+def test_wrong_calls(driver: Any, call: Any, what: Any) -> None:
     with unimq.connect("manual://") as broker:
         with pytest.raises(ConfigError) as caught:
             call(broker)
         assert what in str(caught.value)
 
 
-def test_everything_is_closed_once_and_in_order(driver):
+def test_everything_is_closed_once_and_in_order(driver: Any) -> None:
     """L1."""
     broker = unimq.connect("manual://")
     producer, consumer = broker.producer("orders"), broker.consumer("orders")
@@ -217,14 +232,14 @@ def test_everything_is_closed_once_and_in_order(driver):
             call()
 
 
-def test_stats_count_the_dead_letters(driver):
+def test_stats_count_the_dead_letters(driver: Any) -> None:
     """T4."""
     with unimq.connect("manual://") as broker:
         assert broker.stats("orders").dead_letters == 7
         assert broker.stats("orders-dead").dead_letters is None
 
 
-def test_errors_survive_pickling():
+def test_errors_survive_pickling() -> None:
     """They cross process borders in worker pools."""
     import pickle
 

@@ -1,10 +1,16 @@
 """Who holds what, settlement, expiry and dead letters of the portable layer, against a driver that the test plays."""
 
+# What the tests hand around as `Any` and as lambdas is theirs alone; mypy checks it strictly all the same.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 import asyncio
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -23,28 +29,28 @@ from unimq import (
 
 
 @pytest.fixture
-def broker(driver):
+def broker(driver: Any) -> Iterator[Any]:
     with unimq.connect("manual://") as broker:
         yield broker
 
 
 @pytest.fixture
-def consumer(broker):
+def consumer(broker: unimq.Broker) -> Any:
     return broker.consumer("orders")
 
 
 @pytest.fixture
-def receiver(consumer, driver):
+def receiver(consumer: unimq.Consumer, driver: Any) -> Any:
     return driver.receivers[-1]
 
 
 @pytest.fixture
-def dead_letters(consumer, driver):
+def dead_letters(consumer: unimq.Consumer, driver: Any) -> Any:
     assert driver.senders[-1].target.name == "orders-dead"
     return driver.senders[-1]
 
 
-def test_receive_gives_what_is_there_and_never_more(consumer, receiver):
+def test_receive_gives_what_is_there_and_never_more(consumer: unimq.Consumer, receiver: Any) -> None:
     """R4."""
     for number in range(5):
         receiver.give(b"%d" % number)
@@ -53,7 +59,7 @@ def test_receive_gives_what_is_there_and_never_more(consumer, receiver):
     assert consumer.receive(3, timeout=0) == []
 
 
-def test_receive_is_woken_by_a_delivery(consumer, receiver):
+def test_receive_is_woken_by_a_delivery(consumer: unimq.Consumer, receiver: Any) -> None:
     """R4."""
     received = []
     thread = threading.Thread(target=lambda: received.extend(consumer.receive(10, timeout=5)))
@@ -63,7 +69,7 @@ def test_receive_is_woken_by_a_delivery(consumer, receiver):
     assert [each.body for each in received] == [b"x"]
 
 
-def test_every_waiting_thread_gets_its_own_message(consumer, receiver):
+def test_every_waiting_thread_gets_its_own_message(consumer: unimq.Consumer, receiver: Any) -> None:
     """R4, L2: one batch for many waiters wakes each of them."""
     received = []
     threads = [threading.Thread(target=lambda: received.extend(consumer.receive(1, timeout=10))) for _ in range(8)]
@@ -76,7 +82,7 @@ def test_every_waiting_thread_gets_its_own_message(consumer, receiver):
     assert sorted(each.body for each in received) == [b"%d" % number for number in range(8)]
 
 
-def test_settlements_reach_the_driver_one_by_one(consumer, receiver):
+def test_settlements_reach_the_driver_one_by_one(consumer: unimq.Consumer, receiver: Any) -> None:
     """A2: acking one never acks another."""
     first, second, third = [receiver.give(b"%d" % number) for number in range(3)]
     third.ack()
@@ -89,7 +95,9 @@ def test_settlements_reach_the_driver_one_by_one(consumer, receiver):
 
 @pytest.mark.parametrize("first", ["ack", "nack", "reject"])
 @pytest.mark.parametrize("second", ["ack", "nack", "reject", "extend"])
-def test_a_second_settlement_raises_and_touches_nothing(consumer, receiver, dead_letters, first, second):
+def test_a_second_settlement_raises_and_touches_nothing(
+    consumer: unimq.Consumer, receiver: Any, dead_letters: Any, first: Any, second: Any
+) -> None:
     """A6."""
     delivery = receiver.give(b"x")
     getattr(delivery, first)()
@@ -100,7 +108,7 @@ def test_a_second_settlement_raises_and_touches_nothing(consumer, receiver, dead
     dead_letters.sink.stored(dead_letters.submitted)
 
 
-def test_a_lost_delivery_raises_lease_lost_and_is_not_handed_out(consumer, receiver):
+def test_a_lost_delivery_raises_lease_lost_and_is_not_handed_out(consumer: unimq.Consumer, receiver: Any) -> None:
     """A6."""
     held, buffered = receiver.give(b"held"), receiver.give(b"buffered")
     assert consumer.receive() == [held]
@@ -112,7 +120,7 @@ def test_a_lost_delivery_raises_lease_lost_and_is_not_handed_out(consumer, recei
     assert receiver.acked == receiver.nacked == []
 
 
-def test_a_lease_that_is_over_by_our_clock_is_lost(consumer, receiver):
+def test_a_lease_that_is_over_by_our_clock_is_lost(consumer: unimq.Consumer, receiver: Any) -> None:
     """A6: where the broker does not tell, as SQS."""
     delivery = receiver.give(b"x")
     delivery.lease_until = time.monotonic() - 1
@@ -121,14 +129,14 @@ def test_a_lease_that_is_over_by_our_clock_is_lost(consumer, receiver):
     assert receiver.acked == []
 
 
-def test_one_of_two_racing_settlements_wins(consumer, receiver):
+def test_one_of_two_racing_settlements_wins(consumer: unimq.Consumer, receiver: Any) -> None:
     """A6, L2."""
     for _ in range(200):
         delivery = receiver.give(b"x")
-        errors = []
+        errors: list[AlreadySettled] = []
         barrier = threading.Barrier(2)
 
-        def settle(delivery=delivery, errors=errors, barrier=barrier):
+        def settle(delivery: Any = delivery, errors: Any = errors, barrier: Any = barrier) -> None:
             barrier.wait()
             try:
                 delivery.ack()
@@ -144,7 +152,7 @@ def test_one_of_two_racing_settlements_wins(consumer, receiver):
     assert len(receiver.acked) == 200
 
 
-def test_acking_many_acks_the_good_ones_before_it_raises(consumer, receiver):
+def test_acking_many_acks_the_good_ones_before_it_raises(consumer: unimq.Consumer, receiver: Any) -> None:
     """A2, A6."""
     deliveries = [receiver.give(b"%d" % number) for number in range(3)]
     deliveries[1].ack()
@@ -153,7 +161,9 @@ def test_acking_many_acks_the_good_ones_before_it_raises(consumer, receiver):
     assert receiver.acked == [deliveries[1], deliveries[0], deliveries[2]]
 
 
-def test_reject_settles_only_after_the_copy_is_confirmed(consumer, receiver, dead_letters):
+def test_reject_settles_only_after_the_copy_is_confirmed(
+    consumer: unimq.Consumer, receiver: Any, dead_letters: Any
+) -> None:
     """A4, A8."""
     delivery = receiver.give(b"x", attempt=3, key="k", headers={"a": b"b"}, content_type="text/plain")
     delivery.reject("no stock")
@@ -172,7 +182,9 @@ def test_reject_settles_only_after_the_copy_is_confirmed(consumer, receiver, dea
     assert float(headers["unimq-dead-at"]) == pytest.approx(time.time(), abs=60)
 
 
-def test_a_dead_letter_copy_that_fails_loses_nothing(consumer, receiver, dead_letters, caplog):
+def test_a_dead_letter_copy_that_fails_loses_nothing(
+    consumer: unimq.Consumer, receiver: Any, dead_letters: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """A8: the message is delivered again, and `settle` says why."""
     delivery = receiver.give(b"x")
     with caplog.at_level(logging.ERROR, "unimq"):
@@ -186,19 +198,26 @@ def test_a_dead_letter_copy_that_fails_loses_nothing(consumer, receiver, dead_le
         consumer.settle()
 
 
-def test_settle_waits_for_copies_and_then_for_the_driver(consumer, receiver, dead_letters):
+def test_settle_waits_for_copies_and_then_for_the_driver(
+    consumer: unimq.Consumer, receiver: Any, dead_letters: Any
+) -> None:
     """A1."""
     receiver.give(b"x").reject()
     asked = threading.Event()
     original = receiver.barrier
 
-    def barrier(done):
+    def barrier(done: Any) -> None:
         original(done)
         asked.set()
 
     receiver.barrier = barrier
     finished = threading.Event()
-    thread = threading.Thread(target=lambda: (consumer.settle(), finished.set()))
+
+    def settle() -> None:
+        consumer.settle()
+        finished.set()
+
+    thread = threading.Thread(target=settle)
     thread.start()
     assert not asked.wait(0.05)
     dead_letters.sink.stored(dead_letters.submitted)
@@ -209,7 +228,7 @@ def test_settle_waits_for_copies_and_then_for_the_driver(consumer, receiver, dea
     thread.join()
 
 
-def test_settle_raises_what_was_not_confirmed(consumer, receiver):
+def test_settle_raises_what_was_not_confirmed(consumer: unimq.Consumer, receiver: Any) -> None:
     """A1: with the number of the others."""
     receiver.barrier = lambda done: done((LeaseLost("late"), LeaseLost("later")))
     with pytest.raises(LeaseLost, match="late") as caught:
@@ -217,13 +236,13 @@ def test_settle_raises_what_was_not_confirmed(consumer, receiver):
     assert caught.value.__notes__ == ["and 1 more settlements failed"]
 
 
-def test_settle_is_bounded(consumer):
+def test_settle_is_bounded(consumer: unimq.Consumer) -> None:
     """A1."""
     with pytest.raises(ConnectionLost, match="not confirmed in time"):
         consumer.settle(timeout=0.01)
 
 
-def test_the_failure_of_the_last_delivery_dead_letters(broker, driver):
+def test_the_failure_of_the_last_delivery_dead_letters(broker: unimq.Broker, driver: Any) -> None:
     """A8: by nack, and by a crash or lease that ended the last allowed delivery."""
     consumer = broker.consumer(Queue("orders", max_deliveries=2))
     receiver, dead_letters = driver.receivers[-1], driver.senders[-1]
@@ -240,7 +259,9 @@ def test_the_failure_of_the_last_delivery_dead_letters(broker, driver):
     alive.ack()
 
 
-def test_without_dead_letters_the_exhausted_message_is_dropped_with_a_warning(broker, driver, caplog):
+def test_without_dead_letters_the_exhausted_message_is_dropped_with_a_warning(
+    broker: unimq.Broker, driver: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """D4."""
     broker.consumer(Queue("orders", max_deliveries=1, dead_letter=False))
     assert driver.senders == []
@@ -251,7 +272,7 @@ def test_without_dead_letters_the_exhausted_message_is_dropped_with_a_warning(br
     assert "dropped after 1 deliveries" in caplog.text
 
 
-def test_expired_messages_are_settled_and_not_handed_out(broker, driver):
+def test_expired_messages_are_settled_and_not_handed_out(broker: unimq.Broker, driver: Any) -> None:
     """T1: by their own ttl and by that of the queue, at the moment of hand-over."""
     consumer = broker.consumer(Queue("orders", ttl=100))
     receiver, now = driver.receivers[-1], time.time()
@@ -262,7 +283,7 @@ def test_expired_messages_are_settled_and_not_handed_out(broker, driver):
     assert receiver.acked == [expired, older]
 
 
-def test_expired_messages_are_dead_lettered_if_so_declared(broker, driver):
+def test_expired_messages_are_dead_lettered_if_so_declared(broker: unimq.Broker, driver: Any) -> None:
     """T1."""
     consumer = broker.consumer(Queue("orders", dead_letter_expired=True))
     driver.receivers[-1].give(b"x", expires_at=time.time() - 1)
@@ -273,11 +294,11 @@ def test_expired_messages_are_dead_lettered_if_so_declared(broker, driver):
     driver.senders[-1].sink.stored((copy,))
 
 
-def test_a_failed_receiver_ends_every_receive(consumer, receiver):
+def test_a_failed_receiver_ends_every_receive(consumer: unimq.Consumer, receiver: Any) -> None:
     """L3: never silence."""
     errors = []
 
-    def receive():
+    def receive() -> None:
         try:
             consumer.receive(timeout=5)
         except NotFound as error:
@@ -295,11 +316,11 @@ def test_a_failed_receiver_ends_every_receive(consumer, receiver):
     assert len(errors) == 1
 
 
-def test_close_wakes_receive_and_iteration(consumer, receiver):
+def test_close_wakes_receive_and_iteration(consumer: unimq.Consumer, receiver: Any) -> None:
     """L1."""
-    results = []
+    results: list[object] = []
 
-    def receive():
+    def receive() -> None:
         try:
             consumer.receive()
         except Closed as error:
@@ -317,7 +338,9 @@ def test_close_wakes_receive_and_iteration(consumer, receiver):
     assert receiver.closed == 1
 
 
-def test_nothing_is_handed_out_after_close_and_late_settlements_are_refused(consumer, receiver):
+def test_nothing_is_handed_out_after_close_and_late_settlements_are_refused(
+    consumer: unimq.Consumer, receiver: Any
+) -> None:
     """L1, A6."""
     handed, buffered = receiver.give(b"1"), receiver.give(b"2")
     assert consumer.receive() == [handed]
@@ -329,7 +352,7 @@ def test_nothing_is_handed_out_after_close_and_late_settlements_are_refused(cons
             delivery.ack()
 
 
-def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer, receiver):
+def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer: unimq.Consumer, receiver: Any) -> None:
     """Principle 2: the delivery is still held, and can be settled otherwise."""
     delivery = receiver.give(b"x")
     with pytest.raises(Unsupported, match=r"nack_delay on manual: cannot wait\. Use instead: nack without delay"):
@@ -344,22 +367,22 @@ def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer, rece
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])
-def test_wrong_limits_raise(consumer, limit):
+def test_wrong_limits_raise(consumer: unimq.Consumer, limit: Any) -> None:
     with pytest.raises(ConfigError, match="max_messages must be a whole number of at least 1"):
         consumer.receive(limit)
 
 
-def test_wrong_timeouts_raise(consumer):
+def test_wrong_timeouts_raise(consumer: unimq.Consumer) -> None:
     with pytest.raises(ConfigError, match="timeout must be at least 0 seconds, not -1"):
         consumer.receive(timeout=-1)
     with pytest.raises(ConfigError, match="timeout must be seconds"):
-        consumer.receive(timeout="1")
+        consumer.receive(timeout=cast("float", "1"))
 
 
-def test_a_cancelled_receive_loses_nothing(driver):
+def test_a_cancelled_receive_loses_nothing(driver: Any) -> None:
     """A delivery that arrives with the cancellation goes to somebody else."""
 
-    async def main():
+    async def main() -> None:
         async with unimq.connect_async("manual://") as broker, broker.consumer("orders") as consumer:
             receiver = driver.receivers[-1]
             first, second = [asyncio.create_task(consumer.receive(1, 5)) for _ in range(2)]
@@ -372,7 +395,9 @@ def test_a_cancelled_receive_loses_nothing(driver):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_gets_a_clear_error(broker, driver, consumer, receiver):
+def test_a_forked_child_gets_a_clear_error(
+    broker: unimq.Broker, driver: Any, consumer: unimq.Consumer, receiver: Any
+) -> None:
     """L2: from every object, and the parent goes on."""
     producer = broker.producer("orders")
     delivery = receiver.give(b"x")
