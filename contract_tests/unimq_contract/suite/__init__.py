@@ -3,6 +3,7 @@
 from unimq_contract.suite.capabilities import CapabilitiesContract
 from unimq_contract.suite.dead_letters import DeadLettersContract
 from unimq_contract.suite.errors import ErrorsContract
+from unimq_contract.suite.faults import FaultsContract
 from unimq_contract.suite.groups import GroupsContract
 from unimq_contract.suite.life import LifeContract
 from unimq_contract.suite.model import ModelContract
@@ -16,6 +17,7 @@ __all__ = [
     "CapabilitiesContract",
     "DeadLettersContract",
     "ErrorsContract",
+    "FaultsContract",
     "GroupsContract",
     "LifeContract",
     "ModelContract",
