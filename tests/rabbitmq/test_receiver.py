@@ -236,11 +236,13 @@ def _settle_one_by_one(link: Any, deliveries: Any, receiver: RabbitMQReceiver, f
 
 def test_many_settlements_on_a_lost_channel_are_not_proven_by_the_next(link: Any, deliveries: Any) -> None:
     receiver, reported = _many_commands(link, deliveries)
+    late = link.channel
     link.lose(LOST)
     assert [type(error) for error in reported[0]] == [ConnectionLost]
     receiver.connected()
-    link.channel.fetched_nothing(None)
-    assert ("barrier",) not in link.channel.sent
+    late.fetched_nothing(None)
+    late.fetched(late, Basic.GetOk(41, False, "", "q", 0), BasicProperties(), b"41")
+    assert ("barrier",) not in late.sent + link.channel.sent
     receiver.barrier(reported.append)
     assert reported[1] == []
 
@@ -294,7 +296,15 @@ def test_close_acks_gives_the_rest_back_and_delivers_nothing_more(link: Any, del
     _push(link, 1, 2, 3)
     receiver.ack(deliveries.delivered[:1])
     channel = link.channel
-    channel.close = lambda: (channel.sent.append(("close",)), link.lose(exceptions.ChannelClosedByClient(0, "")))
+
+    def close() -> None:
+        channel.sent.append(("close",))
+        receiver.ack(deliveries.delivered[1:])  # too late: the stub would refuse it
+        channel.is_open = False
+        link.thread.run_timers()
+        link.lose(exceptions.ChannelClosedByClient(0, ""))
+
+    channel.close = close
     receiver.close(1.0)
     assert channel.sent == [("ack", 1, True), ("cancel",), ("nack", 0, True, True), ("close",)]
     _push(link, 4)

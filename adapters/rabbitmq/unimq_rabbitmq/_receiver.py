@@ -211,7 +211,7 @@ class RabbitMQReceiver:
     def _opened(self, channel: Channel) -> None:
         guarded = self._thread.guarded
         channel.add_on_cancel_callback(guarded(partial(self._cancelled, channel)))
-        channel.add_callback(guarded(self._fetched_nothing), [Basic.GetEmpty], one_shot=False)
+        channel.add_callback(guarded(partial(self._fetched_nothing, channel)), [Basic.GetEmpty], one_shot=False)
         channel.basic_qos(prefetch_count=self._prefetch, callback=guarded(partial(self._consume, channel)))
 
     def _consume(self, channel: Channel, _qos_ok: object) -> None:
@@ -314,7 +314,7 @@ class RabbitMQReceiver:
         batch = session.batch
         room = self._prefetch - (len(session.held) - len(batch))
         session.batch = batch[room:]
-        if room > 0:
+        if batch and room > 0:
             self._sink.deliver(batch[:room])
 
     # Settlements.
@@ -405,11 +405,13 @@ class RabbitMQReceiver:
         self._arrived(session, method, properties, body)
         self._applied(session)
 
-    def _fetched_nothing(self, _get_empty: object) -> None:
-        if self._session is not None and self._session.unproven:
+    def _fetched_nothing(self, channel: Channel, _get_empty: object) -> None:
+        if self._session is not None and self._session.channel is channel:
             self._applied(self._session)
 
     def _applied(self, session: _Session) -> None:
+        if session is not self._session:
+            return
         unproven, session.unproven = session.unproven, []
         session.applied = unproven[0].commands
         for barrier in unproven:
@@ -421,7 +423,7 @@ class RabbitMQReceiver:
             barrier.session.channel.queue_declare(self._queue, passive=True, callback=answered)
 
     def _finish_barrier(self, barrier: _Barrier, _declare_ok: object) -> None:
-        barrier.session.proven = barrier.settled
+        barrier.session.proven = max(barrier.session.proven, barrier.settled)
         del self._barriers[barrier]
         barrier.done(barrier.errors)
 
@@ -448,6 +450,8 @@ class RabbitMQReceiver:
             self._flush_acks()
             if session.held:
                 session.channel.basic_nack(0, multiple=True, requeue=True)
+            # Before the channel closes: a settlement that another thread hands over meanwhile finds no session.
+            self._lose_session(ConnectionLost("the consumer was closed"))
             session.channel.close()
 
     def _finish_closing(self) -> None:
