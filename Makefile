@@ -65,7 +65,7 @@ test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, th
 	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS) $(CONTRACT)
 
 guarantees: venv brokers ## Run the contract suite and write what it finds into the tables of README.md and docs
-	$(BIN)/python -m pytest contract_tests/unimq_contract $(SUITE) --unimq-report .venv/contract-report.json
+	$(BIN)/python -m pytest $(WORKERS) contract_tests/unimq_contract $(SUITE) --unimq-report .venv/contract-report.json
 	$(BIN)/python -m unimq_contract.tables --data docs/contract-results.json --report .venv/contract-report.json $(TABLES)
 
 docker-test: venv brokers ## The tests of brokers in containers, with a private engine and images built here (root)

@@ -35,8 +35,8 @@ SETTINGS = {
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
-    # With the newer protocol a consumer learns of its partitions at its next heartbeat, which is 5 s later, and a killed
-    # one is noticed after 45 s, unless this says otherwise.
+    # With the newer protocol a consumer learns of its partitions at its next heartbeat, which is 5 s later, and a
+    # killed one is noticed after 45 s, unless this says otherwise.
     "group.consumer.heartbeat.interval.ms": "300",
     "group.consumer.min.heartbeat.interval.ms": "300",
     "group.consumer.session.timeout.ms": "6000",
