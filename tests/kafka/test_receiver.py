@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from unimq_kafka import _receiver
 from unimq_kafka._options import KafkaOptions, consumer_settings
 from unimq_kafka._receiver import KafkaReceiver
@@ -233,3 +233,38 @@ def test_close_is_idempotent_and_answers_late_barriers(address: str, topic: str,
     errors = settle(receiver)
     assert len(errors) == 1
     assert settle(receiver) == []
+
+
+def test_a_partition_given_up_during_a_poll_makes_nothing_come_twice(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll = KafkaReceiver._poll
+
+    def poll_and_give_up(self: KafkaReceiver, most: int, timeout: float) -> None:
+        poll(self, most, timeout)
+        self._drop([])
+
+    monkeypatch.setattr(KafkaReceiver, "_poll", poll_and_give_up)
+    send(address, topic, numbered(50))
+    receiver, sink = open_receiver(prefetch=200)
+    sink.wait_for(50)
+    receiver.ack(sink.came)
+    assert settle(receiver) == []
+    assert sink.bodies() == numbered(50)
+
+
+def test_a_deleted_topic_is_noticed_where_the_client_says_nothing(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(address, topic, [b"x"])
+    receiver, sink = open_receiver()
+    sink.wait_for(1)
+    monkeypatch.setattr(receiver, "_is_topic_missing", lambda: True)
+    receiver._mail.post(lambda: receiver._on_lost(receiver._consumer, []))
+    time.sleep(0.1)
+    assert sink.end is None
+    gone = [TopicPartition(topic, partition) for partition in range(4)]
+    receiver._mail.post(lambda: receiver._on_lost(receiver._consumer, gone))
+    until(lambda: sink.end)
+    assert isinstance(sink.end, NotFound)
+    assert sink.gone == sink.came

@@ -511,9 +511,12 @@ class KafkaReceiver:
             progress.held.clear()
             del self._partitions[progress.partition]
             self._stopped.discard(progress.partition)
-        self._fresh = deque(delivery for delivery in self._fresh if not _token(delivery)[0].over)
-        self._ready = deque(delivery for delivery in self._ready if not _token(delivery)[0].over)
-        self._parked = [item for item in self._parked if not _token(item[2])[0].over]
+        # In place: this is also called from within a poll, by code that goes on to work with them.
+        for waiting in (self._fresh, self._ready):
+            kept = [delivery for delivery in waiting if not _token(delivery)[0].over]
+            waiting.clear()
+            waiting.extend(kept)
+        self._parked[:] = [item for item in self._parked if not _token(item[2])[0].over]
         heapq.heapify(self._parked)
         if lost:
             self._sink.lost(lost)
