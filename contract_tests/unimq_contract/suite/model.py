@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -60,6 +61,7 @@ class Waiting:
     least_attempt: int = 1
     most_attempt: int = 1
     held: bool = False
+    seen: bool = False
 
 
 @dataclass(slots=True)
@@ -181,10 +183,12 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             raise AssertionError(f"a second {settle} of message {delivery.id} was accepted")
 
+    @precondition(lambda self: self.spent)
     @rule()
     def settle(self) -> None:
         self.consumer.settle()
 
+    @precondition(lambda self: self.live)
     @rule()
     def reopen(self) -> None:
         """Close the consumer with what it holds, and open another."""
@@ -241,8 +245,9 @@ class QueueMachine(RuleBasedStateMachine):
         waiting.least_attempt = waiting.most_attempt = delivery.attempt
         self.live.append(delivery)
         self.did["received"] += 1
-        if delivery.attempt > 1:
+        if waiting.seen:
             self.did["redelivered"] += 1
+        waiting.seen = True
 
     @staticmethod
     def _pick(deliveries: list[unimq.Delivery], position: int) -> unimq.Delivery:
@@ -261,6 +266,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 class ModelContract(Contract):
+    @pytest.mark.timeout(600)
     @guarantee("R1", "R2", "R5", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "L1")
     def test_random_programs_agree_with_the_model(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness

@@ -275,13 +275,15 @@ class SendContract(Contract):
         producer = broker.producer(queue, timeout=harness.bounds.wake, window=5)
         producer.send(b"0")
         taken: list[str] = []
+        outcomes: list[object] = []
         backend.tap.suspend()
         try:
+            # The first ones may give up just before the one that waits for their room does: then it gets that room.
             with pytest.raises(unimq.BufferFull, match="window is 5"):
-                taken.extend(producer.enqueue(body) for body in numbered(20))
+                taken.extend(producer.enqueue(body, on_outcome=outcomes.append) for body in numbered(100))
+            assert len(taken) - len(outcomes) <= 5
         finally:
             backend.tap.resume()
-        assert len(taken) <= 5
         with contextlib.suppress(unimq.SendUnknown):
             producer.flush()
         with contextlib.suppress(unimq.SendUnknown):
