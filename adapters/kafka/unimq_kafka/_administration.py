@@ -214,18 +214,6 @@ class Administration:
                     raise
             time.sleep(_RETRY)
 
-    def wait_for_leaders(self, name: str, timeout: float) -> None:
-        """Wait until the partitions of a topic answer. The metadata names a leader before it knows that it is one."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                self.offsets(name, end=True, timeout=timeout)
-                return
-            except ConnectionLost:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(_RETRY)
-
     def delete_records(self, name: str, ends: Mapping[int, int], timeout: float) -> None:
         """Drop what is below these offsets, for every group."""
         below = [TopicPartition(name, partition, end) for partition, end in ends.items()]

@@ -211,7 +211,9 @@ class KafkaDriver:
             raise request_error(native_of(failed), f"asking {self._admin.where} for topic {topic!r}") from failed
         if found.error is not None:
             raise request_error(found.error, f"topic {topic!r} on {self._admin.where}")
-        self._admin.wait_for_leaders(topic, timeout)
+        # An answer shows that the leaders of a new topic know that they lead; before, they refuse the first batch, and
+        # the producer has to find out whether it is stored.
+        self._admin.offsets(topic, end=True, timeout=timeout)
         return KafkaSender(producer, topic, limit, sink)
 
     def _producer_for(self, limit: int) -> SharedProducer:
