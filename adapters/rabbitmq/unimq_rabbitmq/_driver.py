@@ -97,7 +97,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         topics=native("deleting a topic deletes the subscriptions this connection knows: AMQP cannot list the others"),
         start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
         require_subscription=native("messages are mandatory"),
-        ordering_key=unsupported(not_yet, "one consumer with prefetch=1, or kafka:// or sqs://"),
+        ordering_key=unsupported(not_yet, "one consumer with prefetch=1"),
         delay=unsupported(not_yet, "sqs:// (up to 900 s), or send later"),
         ttl=emulated("checked at delivery"),
         nack_delay=unsupported(not_yet, "nack() without delay, or sqs://"),

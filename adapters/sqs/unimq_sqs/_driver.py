@@ -483,7 +483,7 @@ def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001
         else unsupported("the endpoint has no SNS", "real AWS, or an emulator with SNS such as ministack"),
         start_earliest=unsupported("SNS keeps no history", "declare the subscription before sending, or Kafka"),
         require_subscription=unsupported("SNS takes a message without telling who gets it", "RabbitMQ"),
-        ordering_key=unsupported("FIFO queues are not there yet", 'ordering="none", or RabbitMQ or Kafka'),
+        ordering_key=unsupported("FIFO queues are not there yet", 'ordering="none" and a sequence number in the body'),
         delay=native("whole seconds, rounded up; to queues only"),
         ttl=emulated("checked at delivery; SQS itself drops everything after 14 days"),
         nack_delay=native("whole seconds, rounded up; at most 12 hours after the receipt"),
