@@ -30,8 +30,8 @@ from unimq._message import Headers, Message, compose
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, combined, name_message
-from unimq._waiting import Registry
+from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
+from unimq._waiting import Registry, deadline_after, remaining
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -222,15 +222,14 @@ class AsyncBroker:
 
     async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Close everything within `timeout` seconds; see `Broker.close`."""
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = deadline_after(timeout)
         failures: list[UnimqError] = []
         for core in list(self._core.producers):
             failures += await _finish_producer(self._loop, self._core, core, deadline)
         if not self._core.closed:
-            await self._loop.in_worker(self._core.close, max(0.0, deadline - time.monotonic()))
+            await self._loop.in_worker(self._core.close, remaining(deadline))
             self._loop.close()
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        raise_failures(failures)
 
     async def __aenter__(self) -> Self:
         return self
@@ -333,19 +332,15 @@ class AsyncProducer:
         """Wait until everything enqueued so far has its outcome; see `Producer.flush` (S6)."""
         core = self._core
         core.check_open()
-        limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
+        deadline = core.flush_deadline(timeout)
         group = core.start_flush()
-        await self._loop.suspend_until(group.finished, group.is_finished, time.monotonic() + limit)
-        failures = core.failures(group)
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        await self._loop.suspend_until(group.finished, group.is_finished, deadline)
+        raise_failures(core.failures(group))
 
     async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Wait for every outcome and release everything; see `Producer.close` (S6, L1)."""
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
-        failures = await _finish_producer(self._loop, self._broker, self._core, deadline)
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        deadline = deadline_after(timeout)
+        raise_failures(await _finish_producer(self._loop, self._broker, self._core, deadline))
 
     async def _admit(self, messages: int, size: int, deadline: float) -> None:
         core = self._core
@@ -386,7 +381,7 @@ class AsyncConsumer:
         core = self._core
         if type(max_messages) is not int or max_messages < 1:
             count(max_messages, "max_messages")
-        deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = None if timeout is None else deadline_after(timeout)
         return await self._loop.suspend_until(core.arrived, lambda: core.take(max_messages), deadline) or []
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
@@ -409,7 +404,7 @@ class AsyncConsumer:
     async def settle(self, timeout: Seconds = DEFAULT_TIMEOUT) -> None:
         """Wait until every settlement so far is confirmed; see `Consumer.settle` (A1)."""
         core = self._core
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = deadline_after(timeout)
         if await self._loop.suspend_until(core.moves_done, core.moves_finished, deadline):
             barrier = core.start_barrier()
             if await self._loop.suspend_until(barrier.finished, barrier.is_finished, deadline):
@@ -448,7 +443,7 @@ async def _finish_producer(loop: _Loop, broker: BrokerCore, core: ProducerCore, 
         return []
     group = core.start_flush()
     await loop.suspend_until(group.finished, group.is_finished, deadline)
-    await loop.in_worker(broker.close_producer, core, max(0.0, deadline - time.monotonic()))
+    await loop.in_worker(broker.close_producer, core, remaining(deadline))
     return core.failures(group) + core.failures(core.group)
 
 

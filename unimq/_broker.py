@@ -7,7 +7,6 @@ them in a worker thread; sending, receiving and settling never come here.
 import os
 import sys
 import threading
-import time
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from unimq._errors import Closed, ConfigError
 from unimq._receiving import ConsumerCore
 from unimq._sending import ProducerCore
 from unimq._url import BrokerURL, parse_url
-from unimq._waiting import block_until
+from unimq._waiting import block_until, deadline_after, remaining
 
 if TYPE_CHECKING:
     from unimq.adapter import Driver
@@ -59,12 +58,16 @@ class BrokerCore:
 
     # Destinations.
 
-    def declare(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
-        """Create what is missing, and return the destination with the policies in force."""
-        self.check_open()
-        return self._declare(self._named(destination), as_is=isinstance(destination, str))
+    def declare(
+        self, wanted: str | Queue | Topic | Subscription, *, as_is: bool = False
+    ) -> Queue | Topic | Subscription:
+        """Create what is missing, and return the destination with the policies in force.
 
-    def _declare(self, destination: Queue | Topic | Subscription, *, as_is: bool) -> Queue | Topic | Subscription:
+        What exists is accepted with whatever policies it has if it is named by a bare string, or with `as_is`.
+        """
+        self.check_open()
+        as_is = as_is or isinstance(wanted, str)
+        destination = self._named(wanted)
         self.check_policies(destination)
         if isinstance(destination, Subscription):
             self.driver.declare(destination.topic, as_is=as_is, timeout=self.timeout)
@@ -212,16 +215,16 @@ class BrokerCore:
 
     def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
         """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
-        deadline = time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         if not core.stop(f"the consumer of {core.source_name!r} is closed"):
             return
         if core.dead_letters is not None:
             core.dead_letters.producer.sender.flush()
             block_until(core.moves_done, core.moves_finished, deadline)
-        core.receiver.close(max(0.0, deadline - time.monotonic()))
+        core.receiver.close(remaining(deadline))
         core.forget()
         if core.dead_letters is not None:
-            self.close_producer(core.dead_letters.producer, max(0.0, deadline - time.monotonic()))
+            self.close_producer(core.dead_letters.producer, remaining(deadline))
         with self.lock:
             self.consumers.discard(core)
 
@@ -230,7 +233,7 @@ class BrokerCore:
         if self.closed:
             return
         self.closed = "the broker connection is closed"
-        deadline = time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         # Side by side: each may have to wait for its own last long poll.
         closing = [
             threading.Thread(target=self.close_consumer, args=(consumer, timeout), name="unimq-closing")
@@ -242,8 +245,8 @@ class BrokerCore:
             thread.join()
         for producer in list(self.producers):
             producer.stop("the producer is closed")
-            self.close_producer(producer, max(0.0, deadline - time.monotonic()))
-        self.driver.close(max(0.0, deadline - time.monotonic()))
+            self.close_producer(producer, remaining(deadline))
+        self.driver.close(remaining(deadline))
 
 
 def _check_destination(destination: object) -> None:

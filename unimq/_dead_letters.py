@@ -7,7 +7,8 @@ from unimq._delivery import Delivery
 from unimq._errors import Closed, UnimqError
 from unimq._message import DEAD_LETTER_PREFIX, Headers, Message
 from unimq._outgoing import Outcome
-from unimq._sending import ProducerCore, deadline_after
+from unimq._sending import ProducerCore
+from unimq._waiting import deadline_after
 
 REASON = DEAD_LETTER_PREFIX + "reason"
 SOURCE = DEAD_LETTER_PREFIX + "source"

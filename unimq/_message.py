@@ -112,24 +112,17 @@ def compose(
     if content_type is not None or correlation_id is not None or reply_to is not None or message_id:
         _check_texts(id=message_id, content_type=content_type, correlation_id=correlation_id, reply_to=reply_to)
     sent_at = time.time()
+    expires_at = None
     if delay == 0 and ttl is None:
-        return Message(
-            body,
-            key,
-            copied,
-            message_id or _ids.new(),
-            content_type,
-            correlation_id,
-            reply_to,
-            0.0,
-            None,
-            sent_at,
-        )
-    try:
-        delay = seconds(delay, "delay", zero=True)
-        ttl = None if ttl is None else seconds(ttl, "ttl")
-    except ConfigError as error:
-        raise InvalidMessage(str(error)) from None
+        delay = 0.0
+    else:
+        try:
+            delay = seconds(delay, "delay", zero=True)
+            if ttl is not None:
+                ttl = seconds(ttl, "ttl")
+                expires_at = sent_at + ttl
+        except ConfigError as error:
+            raise InvalidMessage(str(error)) from None
     return Message(
         body,
         key,
@@ -141,7 +134,7 @@ def compose(
         delay,
         ttl,
         sent_at,
-        None if ttl is None else sent_at + ttl,
+        expires_at,
     )
 
 

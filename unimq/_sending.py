@@ -3,17 +3,16 @@
 import copy
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from unimq._capabilities import Capabilities
-from unimq._destinations import Queue, Target
+from unimq._destinations import Queue, Seconds, Target
 from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError, Unsupported
 from unimq._message import NO_HEADERS, Message, prepare
 from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
 from unimq._receipt import Receipt
-from unimq._waiting import Waiters, Wake
+from unimq._waiting import Waiters, Wake, deadline_after
 from unimq.adapter import Sender
 
 log = logging.getLogger("unimq")
@@ -157,6 +156,10 @@ class ProducerCore:
         if self.closed:
             raise Closed(self.closed)
 
+    def flush_deadline(self, timeout: Seconds | None) -> float:
+        """Return until when a flush waits: without a timeout of its own, until no outcome can be missing."""
+        return deadline_after(self.timeout + GRACE if timeout is None else timeout)
+
     def start_flush(self) -> PipelinedGroup:
         """Return the group to wait for; what is enqueued from now on belongs to the next one."""
         with self.lock:
@@ -296,6 +299,12 @@ def combined(outcomes: Sequence[Outcome], what: str) -> SendRejected | SendUnkno
     return combination
 
 
+def raise_failures(failures: Sequence[UnimqError]) -> None:
+    """Raise what nobody was told of enqueued messages, as one error; nothing if there is nothing (S6)."""
+    if failures:
+        raise combined(failures, "the enqueued messages")
+
+
 class ManySends:
     """One `send_many`: every message gets an entry, the good ones go out in parts that fit the window (S3)."""
 
@@ -356,8 +365,3 @@ class ManySends:
         if not return_errors:
             raise combined(outcomes, f"{len(outcomes)} messages")
         return outcomes
-
-
-def deadline_after(timeout: float) -> float:
-    """Return the `time.monotonic` at which `timeout` seconds from now are over."""
-    return time.monotonic() + timeout

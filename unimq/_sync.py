@@ -22,8 +22,8 @@ from unimq._message import Headers, Message, compose
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
-from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, combined, name_message
-from unimq._waiting import block_until
+from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
+from unimq._waiting import block_until, deadline_after, remaining
 
 
 def connect(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Broker":
@@ -131,13 +131,12 @@ class Broker:
             SendRejected, SendUnknown: enqueued messages failed and nobody was told (S6).
 
         """
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = deadline_after(timeout)
         failures: list[UnimqError] = []
         for core in list(self._core.producers):
             failures += _finish_producer(self._core, core, deadline)
-        self._core.close(max(0.0, deadline - time.monotonic()))
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        self._core.close(remaining(deadline))
+        raise_failures(failures)
 
     def __enter__(self) -> Self:
         return self
@@ -293,12 +292,10 @@ class Producer:
         """
         core = self._core
         core.check_open()
-        limit = core.timeout + GRACE if timeout is None else seconds(timeout, "timeout", zero=True)
+        deadline = core.flush_deadline(timeout)
         group = core.start_flush()
-        block_until(group.finished, group.is_finished, time.monotonic() + limit)
-        failures = core.failures(group)
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        block_until(group.finished, group.is_finished, deadline)
+        raise_failures(core.failures(group))
 
     def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Refuse new messages, wait for every outcome, release everything, within `timeout` seconds (L1). Idempotent.
@@ -307,10 +304,8 @@ class Producer:
             SendRejected, SendUnknown: enqueued messages failed and nobody was told (S6).
 
         """
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
-        failures = _finish_producer(self._broker, self._core, deadline)
-        if failures:
-            raise combined(failures, "the enqueued messages")
+        deadline = deadline_after(timeout)
+        raise_failures(_finish_producer(self._broker, self._core, deadline))
 
     def __enter__(self) -> Self:
         return self
@@ -349,7 +344,7 @@ class Consumer:
         taken = core.take(max_messages)
         if taken is not None:
             return taken
-        deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = None if timeout is None else deadline_after(timeout)
         return block_until(core.arrived, lambda: core.take(max_messages), deadline) or []
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -384,7 +379,7 @@ class Consumer:
 
         """
         core = self._core
-        deadline = time.monotonic() + seconds(timeout, "timeout", zero=True)
+        deadline = deadline_after(timeout)
         if block_until(core.moves_done, core.moves_finished, deadline):
             barrier = core.start_barrier()
             if block_until(barrier.finished, barrier.is_finished, deadline):
@@ -436,7 +431,7 @@ def _finish_producer(broker: BrokerCore, core: ProducerCore, deadline: float) ->
         return []
     group = core.start_flush()
     block_until(group.finished, group.is_finished, deadline)
-    broker.close_producer(core, max(0.0, deadline - time.monotonic()))
+    broker.close_producer(core, remaining(deadline))
     return core.failures(group) + core.failures(core.group)
 
 

@@ -10,10 +10,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from unimq._destinations import Seconds, seconds
+
 T = TypeVar("T")
 
 Wake = Callable[[], None]
 """Called once, from any thread; never blocks."""
+
+
+def deadline_after(timeout: Seconds) -> float:
+    """Return the `time.monotonic` at which the timeout, 0 or more, is over, or raise `ConfigError`."""
+    return time.monotonic() + seconds(timeout, "timeout", zero=True)
+
+
+def remaining(deadline: float) -> float:
+    """Return the seconds until a deadline; 0 if it is over."""
+    return max(0.0, deadline - time.monotonic())
 
 
 class Waiters:

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from unimq._capabilities import Capabilities, Feature
 from unimq._cli import _messages, _tap, _verify
 from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
-from unimq._destinations import Queue, Subscription, Topic, count, seconds
+from unimq._destinations import Queue, QueuePolicy, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
 from unimq._message import Message, prepare
 from unimq._sync import Broker, connect
@@ -270,8 +270,15 @@ def declare(
         dead_letter: Rejected and exhausted messages go to NAME-dead; otherwise they are dropped.
     """
     destination: Queue | Topic | Subscription
-    # A queue that ends in -dead has no dead letters of its own unless somebody insists.
-    keep = None if dead_letter else False
+    policy: QueuePolicy = {
+        "ttl": ttl,
+        "lease": lease,
+        "max_length": max_length,
+        "overflow": overflow,
+        "max_deliveries": max_deliveries,
+        # A queue that ends in -dead has no dead letters of its own unless somebody insists.
+        "dead_letter": None if dead_letter else False,
+    }
     if topic and subscription is None:
         policies = {"--ttl": ttl, "--lease": lease, "--max-length": max_length, "--max-deliveries": max_deliveries}
         given = [option for option, value in policies.items() if value is not None]
@@ -279,26 +286,9 @@ def declare(
             raise UsageError(f"{given[0]} is a policy of queues and subscriptions, not of topics")
         destination = Topic(name, ordering=ordering)
     elif subscription is not None:
-        destination = Topic(name, ordering=ordering).subscription(
-            subscription,
-            ttl=ttl,
-            lease=lease,
-            max_length=max_length,
-            overflow=overflow,
-            max_deliveries=max_deliveries,
-            dead_letter=keep,
-        )
+        destination = Topic(name, ordering=ordering).subscription(subscription, **policy)
     else:
-        destination = Queue(
-            name,
-            ordering=ordering,
-            ttl=ttl,
-            lease=lease,
-            max_length=max_length,
-            overflow=overflow,
-            max_deliveries=max_deliveries,
-            dead_letter=keep,
-        )
+        destination = Queue(name, ordering=ordering, **policy)
     with _connect(url) as broker:
         broker.declare(destination)
 

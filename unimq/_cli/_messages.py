@@ -33,7 +33,7 @@ def as_it_is(broker: Broker, destination: Queue | Topic | Subscription) -> Queue
     A missing one is declared, unless the URL says ``declare=false``; then opening it looks it up.
     """
     core = broker._core
-    return core._declare(destination, as_is=True) if core.declares else destination
+    return core.declare(destination, as_is=True) if core.declares else destination
 
 
 def name_of(source: Queue | Subscription) -> str:
