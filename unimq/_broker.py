@@ -196,7 +196,12 @@ class BrokerCore:
             producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
             dead_letters = DeadLetters(producer)
         core = ConsumerCore(found, self.capabilities, dead_letters)
-        core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
+        try:
+            core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
+        except BaseException:
+            if dead_letters is not None:
+                dead_letters.producer.sender.close(0.0)
+            raise
         with self.lock:
             self.consumers.add(core)
         return core

@@ -232,6 +232,19 @@ def test_everything_is_closed_once_and_in_order(driver: Any) -> None:
             call()
 
 
+def test_a_consumer_that_cannot_be_opened_leaves_nothing_open(driver: Any) -> None:
+    """L4: its way to the dead letters was opened before."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise unimq.NotFound("no such queue")
+
+    driver.open_receiver = refused
+    with unimq.connect("manual://") as broker:
+        with pytest.raises(unimq.NotFound):
+            broker.consumer("orders")
+        assert [sender.closed for sender in driver.senders] == [1]
+
+
 def test_stats_count_the_dead_letters(driver: Any) -> None:
     """T4."""
     with unimq.connect("manual://") as broker:
