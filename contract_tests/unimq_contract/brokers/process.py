@@ -274,7 +274,11 @@ class PrivateBroker:
 
     def suspend(self, node: int) -> None:
         with self._lock:
-            self._signal(self._usable(node), signal.SIGSTOP)
+            stopping = self._usable(node)
+            self._signal(stopping, signal.SIGSTOP)
+            if stopping.running and stopping.process is not None:
+                # The signal is only on its way: wait until all threads stand still, or the process has ended.
+                os.waitid(os.P_PID, stopping.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self, node: int) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ RATE = 250.0
 """Messages per second of one producer: fast enough to be in the middle of something, slow enough to be drained soon."""
 BETWEEN = 150
 """Deliveries before the first fault and between two: each meets a load that flows."""
+TURNS = 50
+"""Deliveries before the fault that went to another consumer than the one before: several hold messages at once."""
 CUTS = 3
 MEMBERS = 4
 
@@ -77,6 +80,16 @@ class Run:
             assert time.monotonic() < deadline, f"less than {count} deliveries came in time (L3)"
             time.sleep(self.bounds.quiet / 10)
 
+    def is_shared(self) -> None:
+        """Wait until consumers work side by side: some backends need a while to give each its part (G1)."""
+        deadline = time.monotonic() + self.bounds.within + self.bounds.crash
+        while True:
+            takers = [event.consumer for event in self.history.events if isinstance(event, Delivered)]
+            if sum(one != other for one, other in pairwise(takers)) >= TURNS:
+                return
+            assert time.monotonic() < deadline, f"consumers did not take turns {TURNS} times in time (G1)"
+            time.sleep(self.bounds.quiet / 10)
+
     def under_load(
         self,
         fault: Callable[[], None],
@@ -97,6 +110,7 @@ class Run:
 
         def meanwhile() -> None:
             self.flows()
+            self.is_shared()
             # A queue may have to reach a certain age before it survives everything.
             time.sleep(max(0.0, began + self.bounds.young - time.monotonic()))
             fault()
