@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from unimq._capabilities import Capabilities, Feature, Stats, Support
+from unimq._codec import Codec, Encoded
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Subscription, Topic
 from unimq._errors import (
@@ -27,6 +28,7 @@ from unimq._errors import (
     Unsupported,
 )
 from unimq._message import Message
+from unimq._middleware import Middleware, Nack, Reject
 from unimq._receipt import Receipt
 from unimq._sync import Broker, Consumer, Producer, connect
 
@@ -43,23 +45,28 @@ __all__ = [
     "BufferFull",
     "Capabilities",
     "Closed",
+    "Codec",
     "ConfigError",
     "ConnectionLost",
     "Consumer",
     "DeclarationConflict",
     "DecodeError",
     "Delivery",
+    "Encoded",
     "Feature",
     "InvalidMessage",
     "LeaseLost",
     "Message",
     "MessageTooLarge",
+    "Middleware",
     "MissingDependency",
+    "Nack",
     "NotFound",
     "Producer",
     "Queue",
     "QueueFull",
     "Receipt",
+    "Reject",
     "SendRejected",
     "SendUnknown",
     "Stats",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
-from typing import Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -22,11 +22,13 @@ from unimq._broker import (
     BrokerCore,
 )
 from unimq._capabilities import Capabilities, Stats
+from unimq._codec import Codec, Sent_contra, Value_co, encode
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
 from unimq._mailbox import Mailbox
 from unimq._message import Headers, Message, compose
+from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
@@ -143,13 +145,18 @@ class Opening(Generic[C]):
         await _close_at_exit(self._opened, error)
 
 
-def connect_async(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Opening[AsyncBroker]":
+def connect_async(
+    url: str | None = None,
+    *,
+    timeout: float | timedelta = DEFAULT_TIMEOUT,
+    middleware: Iterable[Middleware] = (),
+) -> "Opening[AsyncBroker]":
     """Connect to a broker as `connect` does; await what it returns, or use it in ``async with``."""
 
     async def start() -> AsyncBroker:
         loop = _Loop()
         try:
-            core = await loop.in_worker(BrokerCore, url, timeout=timeout)
+            core = await loop.in_worker(BrokerCore, url, timeout=timeout, middleware=middleware)
         except BaseException:
             loop.close()
             raise
@@ -175,6 +182,7 @@ class AsyncBroker:
         """The client library's own connection, for what is not portable."""
         return self._core.driver.native
 
+    @overload
     def producer(
         self,
         target: str | Target,
@@ -182,22 +190,78 @@ class AsyncBroker:
         timeout: Seconds = DEFAULT_TIMEOUT,
         window: int = DEFAULT_WINDOW,
         window_bytes: int = DEFAULT_WINDOW_BYTES,
-    ) -> "Opening[AsyncProducer]":
+        codec: None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncProducer]": ...
+    @overload
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+        codec: Codec[T],
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncProducer[T]]": ...
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncProducer[Any]]":
         """Open a producer; see `Broker.producer`."""
 
-        async def start() -> AsyncProducer:
+        async def start() -> AsyncProducer[Any]:
             core = await self._loop.in_worker(
-                self._core.open_producer, target, timeout=timeout, window=window, window_bytes=window_bytes
+                self._core.open_producer,
+                target,
+                timeout=timeout,
+                window=window,
+                window_bytes=window_bytes,
+                codec=codec,
+                middleware=middleware,
             )
             return AsyncProducer(self._loop, self._core, core)
 
         return Opening(start)
 
-    def consumer(self, source: str | Source, *, prefetch: int = DEFAULT_PREFETCH) -> "Opening[AsyncConsumer]":
+    @overload
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncConsumer]": ...
+    @overload
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: Codec[T],
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncConsumer[T]]": ...
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Opening[AsyncConsumer[Any]]":
         """Open a consumer; see `Broker.consumer`."""
 
-        async def start() -> AsyncConsumer:
-            core = await self._loop.in_worker(self._core.open_consumer, source, prefetch=prefetch)
+        async def start() -> AsyncConsumer[Any]:
+            core = await self._loop.in_worker(
+                self._core.open_consumer, source, prefetch=prefetch, codec=codec, middleware=middleware
+            )
             return AsyncConsumer(self._loop, self._core, core)
 
         return Opening(start)
@@ -243,7 +307,7 @@ class AsyncBroker:
         return f"<AsyncBroker {self._core.url}{' closed' if self._core.closed else ''}>"
 
 
-class AsyncProducer:
+class AsyncProducer(Generic[Sent_contra]):
     """Sends to one queue or topic; see `Producer` for what every call guarantees."""
 
     def __init__(self, loop: _Loop, broker: BrokerCore, core: ProducerCore) -> None:
@@ -253,7 +317,7 @@ class AsyncProducer:
 
     async def send(
         self,
-        body: Message | bytes | bytearray | memoryview,
+        body: Sent_contra | Message,
         *,
         key: str | None = None,
         headers: Headers | None = None,
@@ -269,7 +333,10 @@ class AsyncProducer:
         A cancelled send may have been stored: it is a `SendUnknown` that nobody waits for.
         """
         core = self._core
-        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        payload: object = body
+        if core.codec is not None and not isinstance(body, Message):
+            payload, headers, content_type = encode(core.codec, body, headers, content_type)
+        message = compose(payload, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         entry = core.entry(message, time.monotonic() + core.timeout)
         if not core.admits_freely:
             await self._admit(1, entry.size, entry.deadline)
@@ -277,19 +344,19 @@ class AsyncProducer:
         if not entry.done:
             await self._outcome(entry)
         if entry.error is not None:
-            raise name_message(entry.error, message.id)
+            raise name_message(entry.error, entry.message.id)
         if not entry.done:
             raise core.overdue(entry)
-        return Receipt(message.id, entry.position)
+        return Receipt(entry.message.id, entry.position)
 
     @overload
-    async def send_many(self, messages: Iterable[Message | bytes]) -> list[Receipt]: ...
+    async def send_many(self, messages: Iterable[Message | Sent_contra]) -> list[Receipt]: ...
     @overload
     async def send_many(
-        self, messages: Iterable[Message | bytes], *, return_errors: Literal[True]
+        self, messages: Iterable[Message | Sent_contra], *, return_errors: Literal[True]
     ) -> list[Receipt | UnimqError]: ...
     async def send_many(
-        self, messages: Iterable[Message | bytes], *, return_errors: bool = False
+        self, messages: Iterable[Message | Sent_contra], *, return_errors: bool = False
     ) -> list[Receipt] | list[Receipt | UnimqError]:
         """Send many messages in one go, each with its own outcome; see `Producer.send_many` (S3)."""
         core = self._core
@@ -306,7 +373,7 @@ class AsyncProducer:
 
     async def enqueue(
         self,
-        body: Message | bytes | bytearray | memoryview,
+        body: Sent_contra | Message,
         *,
         key: str | None = None,
         headers: Headers | None = None,
@@ -320,13 +387,16 @@ class AsyncProducer:
     ) -> str:
         """Start to send one message without waiting for its confirmation; see `Producer.enqueue` (S5, S6)."""
         core = self._core
-        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        payload: object = body
+        if core.codec is not None and not isinstance(body, Message):
+            payload, headers, content_type = encode(core.codec, body, headers, content_type)
+        message = compose(payload, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         entry = core.entry(message, time.monotonic() + core.timeout)
         if not core.admits_freely:
             await self._admit(1, entry.size, entry.deadline)
         core.join_pipeline(entry, on_outcome)
         core.sender.submit((entry,))
-        return message.id
+        return entry.message.id
 
     async def flush(self, timeout: Seconds | None = None) -> None:
         """Wait until everything enqueued so far has its outcome; see `Producer.flush` (S6)."""
@@ -365,7 +435,7 @@ class AsyncProducer:
         return f"<AsyncProducer to {self._core.target.name!r}{' closed' if self._core.closed else ''}>"
 
 
-class AsyncConsumer:
+class AsyncConsumer(Generic[Value_co]):
     """Receives from one queue or subscription; see `Consumer` for what every call guarantees."""
 
     def __init__(self, loop: _Loop, broker: BrokerCore, core: ConsumerCore) -> None:
@@ -373,7 +443,7 @@ class AsyncConsumer:
         self._broker = broker
         self._core = core
 
-    async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:
+    async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there; see `Consumer.receive` (R4).
 
         Cancelling it loses no message.
@@ -384,7 +454,7 @@ class AsyncConsumer:
         deadline = None if timeout is None else deadline_after(timeout)
         return await self._loop.suspend_until(core.arrived, lambda: core.take(max_messages), deadline) or []
 
-    async def __aiter__(self) -> AsyncIterator[Delivery]:
+    async def __aiter__(self) -> AsyncIterator[Delivery[Value_co]]:
         """Yield messages as they come, until the consumer is closed."""
         core = self._core
         try:
@@ -397,7 +467,7 @@ class AsyncConsumer:
         except Closed:
             return
 
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
+    def ack(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Ack many deliveries at once; see `Consumer.ack`."""
         self._core.ack_all(deliveries)
 

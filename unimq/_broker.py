@@ -8,14 +8,17 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unimq._adapters import load_adapter, read_options
 from unimq._capabilities import Capabilities, Stats
+from unimq._codec import Codec
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
 from unimq._errors import Closed, ConfigError
+from unimq._middleware import Middleware, checked
 from unimq._receiving import ConsumerCore
 from unimq._sending import ProducerCore
 from unimq._url import BrokerURL, parse_url
@@ -37,8 +40,9 @@ _open_brokers: "weakref.WeakSet[BrokerCore]" = weakref.WeakSet()
 class BrokerCore:
     """One driver with everything opened on it. `lock` guards `known`, `producers` and `consumers`."""
 
-    def __init__(self, url: str | None, *, timeout: Seconds) -> None:
+    def __init__(self, url: str | None, *, timeout: Seconds, middleware: Iterable[Middleware] = ()) -> None:
         self.timeout: float = seconds(timeout, "timeout")
+        self.middleware: tuple[Middleware, ...] = checked(middleware)
         if url is None:
             url = os.environ.get("UNIMQ_URL")
             if not url:
@@ -164,7 +168,17 @@ class BrokerCore:
 
     # Opening.
 
-    def open_producer(self, target: str | Target, *, timeout: Seconds, window: int, window_bytes: int) -> ProducerCore:
+    def open_producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds,
+        window: int,
+        window_bytes: int,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> ProducerCore:
+        middleware = (*self.middleware, *checked(middleware))
         found = self.resolve(target)
         if isinstance(found, Subscription):
             raise ConfigError(f"{found!r} is a subscription; send to its topic")
@@ -174,14 +188,24 @@ class BrokerCore:
             window=count(window, "window"),
             window_bytes=count(window_bytes, "window_bytes"),
             timeout=seconds(timeout, "timeout"),
+            codec=codec,
+            middleware=middleware,
         )
         core.use(self.driver.open_sender(found, core, timeout=self.timeout))
         with self.lock:
             self.producers.add(core)
         return core
 
-    def open_consumer(self, source: str | Source, *, prefetch: int) -> ConsumerCore:
+    def open_consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> ConsumerCore:
         count(prefetch, "prefetch")
+        middleware = (*self.middleware, *checked(middleware))
         found = self.resolve(source)
         if isinstance(found, Topic):
             raise ConfigError(f"{found.name!r} is a topic; consume one of its subscriptions")
@@ -195,7 +219,7 @@ class BrokerCore:
             )
             producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
             dead_letters = DeadLetters(producer)
-        core = ConsumerCore(found, self.capabilities, dead_letters)
+        core = ConsumerCore(found, self.capabilities, dead_letters, codec, middleware)
         try:
             core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
         except BaseException:

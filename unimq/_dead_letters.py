@@ -16,14 +16,19 @@ ATTEMPTS = DEAD_LETTER_PREFIX + "attempts"
 FIRST_SENT_AT = DEAD_LETTER_PREFIX + "sent-at"
 DEAD_AT = DEAD_LETTER_PREFIX + "at"
 ORIGINAL_ID = DEAD_LETTER_PREFIX + "id"
+ERROR_TYPE = DEAD_LETTER_PREFIX + "error-type"
+ERROR = DEAD_LETTER_PREFIX + "error"
+
+LONGEST_ERROR = 1000
+"""Characters of an exception's text that are kept; what a handler raises may hold a whole document."""
 
 
-def provenance(delivery: Delivery, reason: str, source: str) -> Headers:
+def provenance(delivery: Delivery, reason: str, source: str, error: BaseException | None = None) -> Headers:
     """Return the headers of the copy: those of the message, and where it comes from and why.
 
     Times are Unix seconds with three decimals. The names stand in ``docs/dead-letters.md``.
     """
-    return {
+    headers: dict[str, str | bytes] = {
         **delivery.headers,
         REASON: reason,
         SOURCE: source,
@@ -32,6 +37,11 @@ def provenance(delivery: Delivery, reason: str, source: str) -> Headers:
         DEAD_AT: f"{time.time():.3f}",
         ORIGINAL_ID: delivery.id,
     }
+    if error is not None:
+        headers[ERROR_TYPE] = type(error).__name__
+        # A lone surrogate, which text of an exception may hold, has no place in a header.
+        headers[ERROR] = str(error)[:LONGEST_ERROR].encode(errors="replace").decode()
+    return headers
 
 
 class DeadLetters:
@@ -43,13 +53,23 @@ class DeadLetters:
     def __init__(self, producer: ProducerCore) -> None:
         self.producer = producer
 
-    def send(self, delivery: Delivery, reason: str, source: str, done: Callable[[UnimqError | None], None]) -> None:
-        """Send the copy without waiting; `done` gets `None` once it is confirmed, or the error."""
+    def send(
+        self,
+        delivery: Delivery,
+        reason: str,
+        source: str,
+        error: BaseException | None,
+        done: Callable[[UnimqError | None], None],
+    ) -> None:
+        """Send the copy without waiting; `done` gets `None` once it is confirmed, or the error.
+
+        `error` is what a handler or codec raised: the provenance keeps its type and text.
+        """
         message = delivery.message
         copy = Message(
             message.body,
             message.key,
-            provenance(delivery, reason, source),
+            provenance(delivery, reason, source, error),
             message.id,
             message.content_type,
             message.correlation_id,

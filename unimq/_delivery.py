@@ -1,10 +1,11 @@
 """What a consumer receives, and its settlement."""
 
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Generic, Protocol, cast
 
 import msgspec
 
+from unimq._codec import Value_co
 from unimq._destinations import Seconds
 from unimq._message import Headers, Message
 
@@ -14,13 +15,13 @@ class Settler(Protocol):
 
     @property
     def source_name(self) -> str: ...
-    def ack(self, delivery: "Delivery") -> None: ...
-    def nack(self, delivery: "Delivery", delay: Seconds) -> None: ...
-    def reject(self, delivery: "Delivery", reason: str) -> None: ...
-    def extend(self, delivery: "Delivery", duration: Seconds) -> None: ...
+    def ack(self, delivery: "Delivery[Any]") -> None: ...
+    def nack(self, delivery: "Delivery[Any]", delay: Seconds) -> None: ...
+    def reject(self, delivery: "Delivery[Any]", reason: str) -> None: ...
+    def extend(self, delivery: "Delivery[Any]", duration: Seconds) -> None: ...
 
 
-class Delivery(msgspec.Struct, eq=False):
+class Delivery(msgspec.Struct, Generic[Value_co], eq=False):
     """One delivery of a message. Settle each exactly once, in any order, from any thread (A2).
 
     `ack`, `nack` and `reject` hand the settlement over without waiting for the broker; the consumer's ``settle()``
@@ -40,6 +41,13 @@ class Delivery(msgspec.Struct, eq=False):
     """`time.monotonic` at which the lease ends; 0 while there is none. Kept by the driver."""
     lost: bool = False
     """Set by the consumer when the driver says that the delivery is no longer held."""
+    decoded: object = msgspec.UNSET
+    """What the consumer's codec made of the message."""
+
+    @property
+    def value(self) -> Value_co:
+        """What the consumer's codec made of the message; without a codec the body."""
+        return cast("Value_co", self.message.body if self.decoded is msgspec.UNSET else self.decoded)
 
     @property
     def body(self) -> bytes:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import msgspec
 
@@ -71,7 +72,7 @@ def prepare(message: Message | bytes | bytearray | memoryview) -> Message:
 
 
 def compose(
-    body: Message | bytes | bytearray | memoryview,
+    body: object,
     key: str | None = None,
     headers: Headers | None = None,
     message_id: str = "",
@@ -103,9 +104,10 @@ def compose(
                 body.ttl,
             )
         if not isinstance(body, bytes | bytearray | memoryview):
-            hint = ": encode it first" if isinstance(body, str) else ""
-            raise InvalidMessage(f"body must be bytes, not {type(body).__name__}{hint}")
-        body = bytes(body)
+            raise InvalidMessage(
+                f"body must be bytes, not {type(body).__name__}: encode it, or give the producer a codec"
+            )
+        body = bytes(cast("bytes", body))
     if key is not None and (type(key) is not str or not key.isascii()):
         _check_texts(key=key)
     copied = _check_headers(headers) if headers else NO_HEADERS

@@ -6,13 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unimq._capabilities import Capabilities
+from unimq._codec import Codec, decode
 from unimq._dead_letters import DeadLetters
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
-from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError
+from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, DecodeError, LeaseLost, UnimqError
+from unimq._middleware import Middleware, call_hooks
 from unimq._waiting import Waiters
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ log = logging.getLogger("unimq")
 
 EXHAUSTED = "max_deliveries"
 EXPIRED = "expired"
-"""Reasons of dead letters that the library itself gives (A8, T1)."""
+UNDECODABLE = "undecodable"
+"""Reasons of dead letters that the library itself gives (A8, T1, D3)."""
 
 RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
 """Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
@@ -63,12 +66,23 @@ class ConsumerCore:
     whoever removes a delivery from `held` is the one that may settle it.
     """
 
-    def __init__(self, source: Source, capabilities: Capabilities, dead_letters: DeadLetters | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        capabilities: Capabilities,
+        dead_letters: DeadLetters | None,
+        codec: Codec[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
         self.source = source
         self.queue: Queue = queue_of(source)
         self.source_name: str = self.queue.name
         self.capabilities = capabilities
         self.dead_letters = dead_letters
+        self.codec = codec
+        self.middleware = middleware
+        self.on_deliver = [each.deliver for each in middleware if each.deliver is not None]
+        self.on_settled = [each.settled for each in middleware if each.settled is not None]
         self.receiver: Receiver
         self.buffer: deque[Delivery] = deque()
         self.held: set[Delivery] = set()
@@ -83,7 +97,7 @@ class ConsumerCore:
         self.move_errors: list[UnimqError] = []
         self.ttl: float | None = self.queue.ttl_seconds
         self.max_deliveries: int | None = self.queue.max_deliveries
-        self.is_plain: bool = self.ttl is None and self.max_deliveries is None
+        self.is_plain: bool = self.ttl is None and self.max_deliveries is None and codec is None and not self.on_deliver
         """Nothing to check at delivery but the message's own ttl: saves a call per message."""
 
     # Coming up: `DeliverySink`.
@@ -98,6 +112,8 @@ class ConsumerCore:
     def lost(self, deliveries: Sequence[Delivery]) -> None:
         """See `unimq.adapter.DeliverySink.lost`."""
         for delivery in deliveries:
+            if self.on_settled and delivery in self.held:
+                call_hooks(self.on_settled, delivery, "lost")
             delivery.lost = True
         self.held.difference_update(deliveries)
 
@@ -108,7 +124,7 @@ class ConsumerCore:
 
     # Going to the user.
 
-    def take(self, limit: int) -> list[Delivery] | None:
+    def take(self, limit: int) -> list[Delivery[Any]] | None:
         """Attempt to take up to `limit` deliveries that may still be handled; `None` if none is there.
 
         Raises:
@@ -118,7 +134,7 @@ class ConsumerCore:
         if self.closed:
             raise Closed(self.closed)
         buffer, is_plain = self.buffer, self.is_plain
-        taken: list[Delivery] = []
+        taken: list[Delivery[Any]] = []
         while buffer and len(taken) < limit:
             try:
                 delivery = buffer.popleft()
@@ -134,7 +150,7 @@ class ConsumerCore:
             raise copy.copy(self.error) from self.error
         return None
 
-    def take_one(self) -> Delivery | None:
+    def take_one(self) -> Delivery[Any] | None:
         """Attempt to take the next delivery; see `take`."""
         taken = self.take(1)
         return None if taken is None else taken[0]
@@ -154,7 +170,22 @@ class ConsumerCore:
             # The failure of the last allowed delivery was no nack but a crash or the end of a lease (A8).
             self._settle_dead(delivery, EXHAUSTED, keep=True)
             return False
-        return True
+        if self.codec is not None:
+            try:
+                delivery.decoded = decode(self.codec, delivery.message)
+            except DecodeError as error:
+                self._settle_dead(delivery, UNDECODABLE, keep=True, error=error)
+                return False
+        return not self.on_deliver or self._passes_hooks(delivery)
+
+    def _passes_hooks(self, delivery: Delivery) -> bool:
+        for hook in self.on_deliver:
+            try:
+                if not hook(delivery):
+                    return False
+            except Exception:
+                log.exception("middleware hook %r raised; message %s is delivered all the same", hook, delivery.id)
+        return delivery in self.held
 
     # Settlement: `Settler`.
 
@@ -169,8 +200,10 @@ class ConsumerCore:
             except KeyError:
                 raise self._refusal(delivery) from None
         self.receiver.ack((delivery,))
+        if self.on_settled:
+            call_hooks(self.on_settled, delivery, "ack")
 
-    def ack_all(self, deliveries: Iterable[Delivery]) -> None:
+    def ack_all(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Ack many at once; if some are not held any more, the others are acked before the error is raised."""
         mine: list[Delivery] = []
         error: UnimqError | None = None
@@ -190,26 +223,31 @@ class ConsumerCore:
                 mine.append(delivery)
         if mine:
             self.receiver.ack(mine)
+            if self.on_settled:
+                for delivery in mine:
+                    call_hooks(self.on_settled, delivery, "ack")
         if error is not None:
             raise error
 
-    def nack(self, delivery: Delivery, delay: Seconds) -> None:
-        """See `Delivery.nack`."""
+    def nack(self, delivery: Delivery, delay: Seconds, error: BaseException | None = None) -> None:
+        """See `Delivery.nack`; `error` is why, for the provenance of a dead letter."""
         delay = seconds(delay, "delay", zero=True)
         if delay:
             self.capabilities.require("nack_delay")
         self._release(delivery)
         if self.max_deliveries is not None and delivery.attempt >= self.max_deliveries:
-            self._move_to_dead_letters(delivery, EXHAUSTED)
+            self._move_to_dead_letters(delivery, EXHAUSTED, error)
         else:
             self.receiver.nack(delivery, delay)
+            if self.on_settled:
+                call_hooks(self.on_settled, delivery, "nack")
 
-    def reject(self, delivery: Delivery, reason: str) -> None:
-        """See `Delivery.reject`."""
+    def reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> None:
+        """See `Delivery.reject`; `error` is why, for the provenance of the dead letter."""
         if type(reason) is not str:
             raise ConfigError(f"the reason must be str, not {type(reason).__name__}")
         self._release(delivery)
-        self._move_to_dead_letters(delivery, reason)
+        self._move_to_dead_letters(delivery, reason, error)
 
     def extend(self, delivery: Delivery, duration: Seconds) -> None:
         """See `Delivery.extend`."""
@@ -239,39 +277,51 @@ class ConsumerCore:
 
     # Dead letters.
 
-    def _settle_dead(self, delivery: Delivery, reason: str, *, keep: bool) -> None:
+    def _settle_dead(self, delivery: Delivery, reason: str, *, keep: bool, error: BaseException | None = None) -> None:
         try:
             self._release(delivery)
         except LeaseLost:
             return
         if keep:
-            self._move_to_dead_letters(delivery, reason)
+            self._move_to_dead_letters(delivery, reason, error)
         else:
-            self.receiver.ack((delivery,))
+            self._drop(delivery)
 
-    def _move_to_dead_letters(self, delivery: Delivery, reason: str) -> None:
+    def _drop(self, delivery: Delivery) -> None:
+        self.receiver.ack((delivery,))
+        if self.on_settled:
+            call_hooks(self.on_settled, delivery, "dropped")
+
+    def _move_to_dead_letters(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> None:
         """Send the copy; the original is settled only when the copy is confirmed (A8)."""
         if self.dead_letters is None:
-            if reason == EXHAUSTED:
+            if reason in {EXHAUSTED, UNDECODABLE}:
                 log.warning(
-                    "message %s from %r dropped after %d deliveries: no dead-letter queue is declared",
+                    "message %s from %r dropped (%s, delivery %d): no dead-letter queue is declared",
                     delivery.id,
                     self.source_name,
+                    reason,
                     delivery.attempt,
                 )
-            self.receiver.ack((delivery,))
+            self._drop(delivery)
             return
         with self.lock:
             self.moves_under_way += 1
-        self.dead_letters.send(delivery, reason, self.source_name, lambda error: self._moved(delivery, error))
+        self.dead_letters.send(
+            delivery, reason, self.source_name, error, lambda failure: self._moved(delivery, failure)
+        )
 
     def _moved(self, delivery: Delivery, error: UnimqError | None) -> None:
         if error is None:
             self.receiver.ack((delivery,))
+            if self.on_settled:
+                call_hooks(self.on_settled, delivery, "dead")
         else:
             log.error("dead-letter copy of message %s from %r failed: %s", delivery.id, self.source_name, error)
             delay = RETRY_AFTER_FAILED_DEAD_LETTER if self.capabilities.nack_delay else 0.0
             self.receiver.nack(delivery, delay)
+            if self.on_settled:
+                call_hooks(self.on_settled, delivery, "nack")
         with self.lock:
             self.moves_under_way -= 1
             if error is not None:

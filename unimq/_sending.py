@@ -4,12 +4,14 @@ import copy
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from unimq._capabilities import Capabilities
+from unimq._codec import Codec, encode
 from unimq._destinations import Queue, Seconds, Target
 from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError, Unsupported
-from unimq._message import NO_HEADERS, Message, prepare
+from unimq._message import NO_HEADERS, Message, compose, prepare
+from unimq._middleware import Middleware, call_hooks
 from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
 from unimq._receipt import Receipt
 from unimq._waiting import Waiters, Wake, deadline_after
@@ -67,13 +69,24 @@ class ProducerCore:
     """State of one producer. `lock` guards everything below it, and `Outgoing.done` and `wake`."""
 
     def __init__(
-        self, target: Target, capabilities: Capabilities, *, window: int, window_bytes: int, timeout: float
+        self,
+        target: Target,
+        capabilities: Capabilities,
+        *,
+        window: int,
+        window_bytes: int,
+        timeout: float,
+        codec: Codec[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self.target = target
         self.capabilities = capabilities
         self.timeout = timeout
         self.window = window
         self.window_bytes = window_bytes
+        self.codec = codec
+        self.on_publish = [each.publish for each in middleware if each.publish is not None]
+        self.on_published = [each.published for each in middleware if each.published is not None]
         self.queue_ttl: float | None = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
         self.is_immediate: bool = False
@@ -90,12 +103,22 @@ class ProducerCore:
     # Going down.
 
     def entry(self, message: Message, deadline: float) -> Outgoing:
-        """Return the entry that carries a prepared message, with the ttl of its queue applied (T1).
+        """Return the entry that carries a prepared message, or what middleware made of it, with the ttl of its queue
+        applied (T1).
 
         Raises:
             Unsupported: the message asks for a delay or ttl that the backend does not have (principle 2).
 
         """
+        for hook in self.on_publish:
+            try:
+                changed = hook(message, self.target.name)
+            except UnimqError:
+                raise
+            except Exception as error:
+                raise SendRejected(f"middleware hook {hook!r} refused the message: {error!r}") from error
+            if changed is not message:
+                message = prepare(changed)
         if message.delay or message.ttl is not None:
             self._check_times(message)
         if self.queue_ttl is not None:
@@ -219,11 +242,15 @@ class ProducerCore:
             for entry in entries:
                 entry.error = error
                 entry.done = True
+            if self.on_published:
+                self._call_published(entries)
             if any(entry.group is not None for entry in entries):
                 self._finish_pipelined(entries, error)
             return
         wakes: list[Wake] = []
         pipelined: list[Outgoing] = []
+        if self.on_published:
+            entries = [entry for entry in entries if not entry.done]
         with self.lock:
             for entry in entries:
                 if entry.done:
@@ -239,10 +266,16 @@ class ProducerCore:
                     pipelined.append(entry)
         if self.room.wakes:
             self.room.wake_all()
+        if self.on_published:
+            self._call_published(entries)
         for wake in wakes:
             wake()
         if pipelined:
             self._finish_pipelined(pipelined, error)
+
+    def _call_published(self, entries: Sequence[Outgoing]) -> None:
+        for entry in entries:
+            call_hooks(self.on_published, entry.message, self.target.name, entry.outcome)
 
     def _finish_pipelined(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
         """Tell the callbacks first, so that a flush returns after the last of them (S6)."""
@@ -308,18 +341,21 @@ def raise_failures(failures: Sequence[UnimqError]) -> None:
 class ManySends:
     """One `send_many`: every message gets an entry, the good ones go out in parts that fit the window (S3)."""
 
-    def __init__(self, core: ProducerCore, messages: Iterable[Message | bytes], deadline: float) -> None:
+    def __init__(self, core: ProducerCore, messages: Iterable[Any], deadline: float) -> None:
         self.core = core
         self.entries: list[Outgoing] = []
         self.all_good = True
-        only_bytes_matter = core.queue_ttl is None
+        only_bytes_matter = core.queue_ttl is None and core.codec is None and not core.on_publish
         for message in messages:
             try:
                 if type(message) is bytes and only_bytes_matter:
                     # What `entry` comes to for bare bytes, without its call.
                     entry = Outgoing(prepare(message), deadline, len(message))
-                else:
+                elif core.codec is None or isinstance(message, Message):
                     entry = core.entry(prepare(message), deadline)
+                else:
+                    body, headers, content_type = encode(core.codec, message, None, None)
+                    entry = core.entry(compose(body, headers=headers, content_type=content_type), deadline)
             except UnimqError as error:
                 self.all_good = False
                 given = message.id if isinstance(message, Message) else ""

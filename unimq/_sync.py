@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Any, Generic, Literal, Self, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -15,10 +15,12 @@ from unimq._broker import (
     BrokerCore,
 )
 from unimq._capabilities import Capabilities, Stats
+from unimq._codec import Codec, Sent_contra, T, Value_co, encode
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
 from unimq._message import Headers, Message, compose
+from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
@@ -26,12 +28,18 @@ from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_
 from unimq._waiting import block_until, deadline_after, remaining
 
 
-def connect(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIMEOUT) -> "Broker":
+def connect(
+    url: str | None = None,
+    *,
+    timeout: float | timedelta = DEFAULT_TIMEOUT,
+    middleware: Iterable[Middleware] = (),
+) -> "Broker":
     """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``.
 
     Args:
         url: scheme, hosts, credentials and options; without it the environment variable ``UNIMQ_URL``.
         timeout: seconds for connecting and for every administrative call.
+        middleware: hooks for every producer and consumer of the connection.
 
     Raises:
         ConfigError: the URL or an option is wrong; the error names what is valid.
@@ -40,7 +48,7 @@ def connect(url: str | None = None, *, timeout: float | timedelta = DEFAULT_TIME
         ConnectionLost: the broker did not answer in time.
 
     """
-    return Broker(BrokerCore(url, timeout=timeout))
+    return Broker(BrokerCore(url, timeout=timeout, middleware=middleware))
 
 
 class Broker:
@@ -59,6 +67,7 @@ class Broker:
         """The client library's own connection, for what is not portable."""
         return self._core.driver.native
 
+    @overload
     def producer(
         self,
         target: str | Target,
@@ -66,7 +75,30 @@ class Broker:
         timeout: Seconds = DEFAULT_TIMEOUT,
         window: int = DEFAULT_WINDOW,
         window_bytes: int = DEFAULT_WINDOW_BYTES,
-    ) -> "Producer":
+        codec: None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Producer": ...
+    @overload
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+        codec: Codec[T],
+        middleware: Iterable[Middleware] = (),
+    ) -> "Producer[T]": ...
+    def producer(
+        self,
+        target: str | Target,
+        *,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+        window: int = DEFAULT_WINDOW,
+        window_bytes: int = DEFAULT_WINDOW_BYTES,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Producer[Any]":
         """Open a producer; the target is declared if it is missing, unless the URL says ``declare=false``.
 
         Args:
@@ -74,6 +106,8 @@ class Broker:
             timeout: seconds within which a send is confirmed or fails (S2), and that `enqueue` waits for room (S5).
             window: unconfirmed messages beyond which `enqueue` and `send` wait (S5).
             window_bytes: the same in bytes.
+            codec: makes the bodies from what is sent; without one, what is sent is bytes.
+            middleware: hooks of this producer, called after those of the connection.
 
         Raises:
             NotFound: the target does not exist and is not to be declared (S4).
@@ -82,15 +116,50 @@ class Broker:
 
         """
         return Producer(
-            self._core, self._core.open_producer(target, timeout=timeout, window=window, window_bytes=window_bytes)
+            self._core,
+            self._core.open_producer(
+                target,
+                timeout=timeout,
+                window=window,
+                window_bytes=window_bytes,
+                codec=codec,
+                middleware=middleware,
+            ),
         )
 
-    def consumer(self, source: str | Source, *, prefetch: int = DEFAULT_PREFETCH) -> "Consumer":
+    @overload
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Consumer": ...
+    @overload
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: Codec[T],
+        middleware: Iterable[Middleware] = (),
+    ) -> "Consumer[T]": ...
+    def consumer(
+        self,
+        source: str | Source,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        codec: Codec[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> "Consumer[Any]":
         """Open a consumer of a queue or subscription; the source is declared if it is missing.
 
         Args:
             source: a queue by name, a `Queue` or a `Subscription`.
             prefetch: unsettled messages that it holds at most (R3).
+            codec: makes `Delivery.value` from the bodies; what it cannot decode goes to the dead letters (D3).
+            middleware: hooks of this consumer, called after those of the connection.
 
         Raises:
             NotFound: the source does not exist and is not to be declared.
@@ -98,7 +167,9 @@ class Broker:
             Unsupported: the backend lacks one of its policies; raised before any I/O.
 
         """
-        return Consumer(self._core, self._core.open_consumer(source, prefetch=prefetch))
+        return Consumer(
+            self._core, self._core.open_consumer(source, prefetch=prefetch, codec=codec, middleware=middleware)
+        )
 
     def declare(self, *destinations: str | Queue | Topic | Subscription) -> None:
         """Create what is missing, dead-letter queues included. Idempotent.
@@ -150,7 +221,7 @@ class Broker:
         return f"<Broker {self._core.url}{' closed' if self._core.closed else ''}>"
 
 
-class Producer:
+class Producer(Generic[Sent_contra]):
     """Sends to one queue or topic. Thread-safe (L2)."""
 
     def __init__(self, broker: BrokerCore, core: ProducerCore) -> None:
@@ -160,7 +231,7 @@ class Producer:
 
     def send(
         self,
-        body: Message | bytes | bytearray | memoryview,
+        body: Sent_contra | Message,
         *,
         key: str | None = None,
         headers: Headers | None = None,
@@ -174,7 +245,8 @@ class Producer:
         """Send one message and return once the broker has confirmed that it is stored (S1).
 
         Args:
-            body: the bytes, or a whole `Message`, which then carries all that the other arguments would say.
+            body: the bytes, or with a codec the value; or a whole `Message`, which then carries all that the other
+                arguments would say, and bytes as its body.
             key: messages of one key keep their order under ``ordering="key"`` (O1).
             headers: names to `str` or `bytes`.
             message_id: made by the library if empty; the same in every retry (S2).
@@ -194,7 +266,10 @@ class Producer:
 
         """
         core = self._core
-        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        payload: object = body
+        if core.codec is not None and not isinstance(body, Message):
+            payload, headers, content_type = encode(core.codec, body, headers, content_type)
+        message = compose(payload, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
         if not core.admits_freely and core.admit(1, entry.size) is None:
@@ -203,17 +278,17 @@ class Producer:
         if not entry.done:
             _wait_for_outcome(core, entry)
         if entry.error is not None:
-            raise name_message(entry.error, message.id)
-        return Receipt(message.id, entry.position)
+            raise name_message(entry.error, entry.message.id)
+        return Receipt(entry.message.id, entry.position)
 
     @overload
-    def send_many(self, messages: Iterable[Message | bytes]) -> list[Receipt]: ...
+    def send_many(self, messages: Iterable[Message | Sent_contra]) -> list[Receipt]: ...
     @overload
     def send_many(
-        self, messages: Iterable[Message | bytes], *, return_errors: Literal[True]
+        self, messages: Iterable[Message | Sent_contra], *, return_errors: Literal[True]
     ) -> list[Receipt | UnimqError]: ...
     def send_many(
-        self, messages: Iterable[Message | bytes], *, return_errors: bool = False
+        self, messages: Iterable[Message | Sent_contra], *, return_errors: bool = False
     ) -> list[Receipt] | list[Receipt | UnimqError]:
         """Send many messages in one go; each has its own outcome, good ones are stored even when others fail (S3).
 
@@ -244,7 +319,7 @@ class Producer:
 
     def enqueue(
         self,
-        body: Message | bytes | bytearray | memoryview,
+        body: Sent_contra | Message,
         *,
         key: str | None = None,
         headers: Headers | None = None,
@@ -269,14 +344,17 @@ class Producer:
 
         """
         core = self._core
-        message = compose(body, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
+        payload: object = body
+        if core.codec is not None and not isinstance(body, Message):
+            payload, headers, content_type = encode(core.codec, body, headers, content_type)
+        message = compose(payload, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
         if not core.admits_freely and core.admit(1, entry.size) is None:
             _wait_for_room(core, 1, entry.size, deadline)
         core.join_pipeline(entry, on_outcome)
         self._submit((entry,))
-        return message.id
+        return entry.message.id
 
     def flush(self, timeout: Seconds | None = None) -> None:
         """Wait until everything enqueued so far has its outcome (S6).
@@ -319,14 +397,14 @@ class Producer:
         return f"<Producer to {self._core.target.name!r}{' closed' if self._core.closed else ''}>"
 
 
-class Consumer:
+class Consumer(Generic[Value_co]):
     """Receives from one queue or subscription. Thread-safe: several threads may receive from it (L2)."""
 
     def __init__(self, broker: BrokerCore, core: ConsumerCore) -> None:
         self._broker = broker
         self._core = core
 
-    def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery]:
+    def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there, or none when `timeout` is over (R4).
 
         Args:
@@ -347,7 +425,7 @@ class Consumer:
         deadline = None if timeout is None else deadline_after(timeout)
         return block_until(core.arrived, lambda: core.take(max_messages), deadline) or []
 
-    def __iter__(self) -> Iterator[Delivery]:
+    def __iter__(self) -> Iterator[Delivery[Value_co]]:
         """Yield messages as they come, until the consumer is closed."""
         core = self._core
         try:
@@ -360,7 +438,7 @@ class Consumer:
         except Closed:
             return
 
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
+    def ack(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Ack many deliveries at once: the same as calling `Delivery.ack` on each, cheaper.
 
         Raises:

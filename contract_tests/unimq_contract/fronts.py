@@ -84,8 +84,9 @@ class _Driven:
 
         def blocking(*args: object, **named: object) -> object:
             result = self._front.run(awaited(args, named))
-            is_opened = isinstance(result, unimq.AsyncProducer | unimq.AsyncConsumer)
-            return _Driven(result, self._front) if is_opened else result
+            if isinstance(result, unimq.AsyncProducer | unimq.AsyncConsumer):
+                return _Driven(cast("object", result), self._front)
+            return result
 
         return blocking
 

@@ -269,7 +269,7 @@ def test_without_dead_letters_the_exhausted_message_is_dropped_with_a_warning(
         delivery = driver.receivers[-1].give(b"x")
         delivery.nack()
     assert driver.receivers[-1].acked == [delivery]
-    assert "dropped after 1 deliveries" in caplog.text
+    assert "dropped (max_deliveries, delivery 1)" in caplog.text
 
 
 def test_expired_messages_are_settled_and_not_handed_out(broker: unimq.Broker, driver: Any) -> None:
