@@ -102,8 +102,9 @@ class BrokerCore:
         queue = queue_of(destination)
         if queue.ttl is not None:
             require("ttl")
-        if queue.lease is not None:
+        if queue.lease_seconds is not None:
             require("lease")
+            self.capabilities.require_at_most("max_lease", "lease", queue.lease_seconds)
         if queue.max_length is not None:
             require("max_length" if queue.overflow == "reject" else "drop_oldest")
         if queue.dead_letter:

@@ -100,14 +100,32 @@ class Capabilities:
     """What a crash of the broker can still undo after ``settle()`` (A1); empty for nothing."""
     max_message_bytes: int | None = None
     """Largest message with headers and encoding counted (S4)."""
+    max_topic_message_bytes: int | None = None
+    """Largest message to a topic, where that is less (S4)."""
+    max_header_bytes: int | None = None
+    """Everything of a message but its body, encoding counted, where that has a limit of its own (S4)."""
+    max_field_bytes: int | None = None
+    """Longest header name, id, content type, correlation id or reply queue in UTF-8 (S4)."""
     max_delay: float | None = None
     """Longest ``delay`` in seconds (T2)."""
+    max_nack_delay: float | None = None
+    """Longest ``nack(delay)`` in seconds (A3); a note of ``nack_delay`` says if it counts from the receipt."""
+    max_lease: float | None = None
+    """Longest ``lease``, and longest ``extend``, in seconds (A5, A10)."""
 
     def require(self, feature: str) -> None:
         """Raise `Unsupported` with reason and alternative unless the feature can be used."""
         found: Feature = getattr(self, feature)
         if not found:
             raise Unsupported(f"{feature} on {self.backend}", found.note, found.alternative)
+
+    def require_at_most(self, limit: str, what: str, duration: float) -> None:
+        """Raise `Unsupported` if `duration` seconds are more than the field `limit` allows for a ``what``."""
+        longest: float | None = getattr(self, limit)
+        if longest is not None and duration > longest:
+            raise Unsupported(
+                f"{what} of {duration:g} s on {self.backend}", f"the longest is {longest:g} s", f"a shorter {what}"
+            )
 
     def features(self) -> Iterator[tuple[str, Feature]]:
         """Yield name and support of every feature, in the order of the documentation."""

@@ -234,6 +234,7 @@ class ConsumerCore:
         delay = seconds(delay, "delay", zero=True)
         if delay:
             self.capabilities.require("nack_delay")
+            self.capabilities.require_at_most("max_nack_delay", "delay", delay)
         self._release(delivery)
         if self.max_deliveries is not None and delivery.attempt >= self.max_deliveries:
             self._move_to_dead_letters(delivery, EXHAUSTED, error)
@@ -253,6 +254,7 @@ class ConsumerCore:
         """See `Delivery.extend`."""
         self.capabilities.require("extend")
         duration = seconds(duration, "duration")
+        self.capabilities.require_at_most("max_lease", "lease", duration)
         if delivery not in self.held:
             raise self._refusal(delivery)
         self.receiver.extend(delivery, duration)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from unimq._capabilities import Capabilities
 from unimq._codec import Codec, encode
 from unimq._destinations import Queue, Seconds, Target
-from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError, Unsupported
+from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError
 from unimq._message import NO_HEADERS, Message, compose, prepare
 from unimq._middleware import Middleware, call_hooks
 from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
@@ -135,12 +135,7 @@ class ProducerCore:
             capabilities.require("ttl")
         if message.delay:
             capabilities.require("delay")
-            if capabilities.max_delay is not None and message.delay > capabilities.max_delay:
-                raise Unsupported(
-                    f"delay of {message.delay} s on {capabilities.backend}",
-                    f"the longest delay is {capabilities.max_delay:g} s",
-                    "a shorter delay, and send again when it is over",
-                )
+            capabilities.require_at_most("max_delay", "delay", message.delay)
 
     def use(self, sender: Sender) -> None:
         """Send by this sender from now on."""

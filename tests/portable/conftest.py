@@ -115,6 +115,7 @@ class ManualDriver:
             attempts_exact=True,
             shutdown_counts=False,
             max_delay=60.0,
+            max_lease=80.0,
             **_FEATURES,
         )
         self.declared: list[tuple[Queue | Topic | Subscription, bool]] = []

@@ -361,9 +361,21 @@ def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer: unim
         delivery.nack(-1)
     with pytest.raises(ConfigError, match="reason must be str"):
         delivery.reject(5)
-    assert receiver.nacked == []
+    with pytest.raises(Unsupported, match=r"lease of 81 s on manual: the longest is 80 s"):
+        delivery.extend(81)
+    assert receiver.nacked == receiver.extended == []
+    delivery.extend(80)
+    assert receiver.extended == [(delivery, 80)]
     delivery.ack()
     assert receiver.acked == [delivery]
+
+
+def test_a_lease_beyond_the_longest_raises_before_the_driver_is_asked(broker: unimq.Broker, driver: Any) -> None:
+    with pytest.raises(Unsupported, match=r"lease of 80\.5 s on manual: the longest is 80 s.*a shorter lease"):
+        broker.declare(Queue("q", lease=80.5, dead_letter=False))
+    assert driver.declared == []
+    broker.declare(Queue("q", lease=80, dead_letter=False))
+    assert len(driver.declared) == 1
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])

@@ -249,7 +249,7 @@ def test_send_many_goes_out_in_parts_that_fit_the_window(broker: unimq.Broker, d
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ({"delay": 61}, "longest delay is 60 s"),
+        ({"delay": 61}, "longest is 60 s"),
         ({"delay": -1}, "delay must be at least 0 seconds"),
         ({"ttl": 0}, "ttl must be more than 0 seconds"),
         ({"delay": float("nan")}, "delay"),

@@ -461,13 +461,7 @@ def _refuse_fifo(name: str) -> None:
 
 def _visibility(queue: Queue) -> int | None:
     """Return the declared lease in whole seconds, rounded up."""
-    if queue.lease_seconds is None:
-        return None
-    if queue.lease_seconds > LONGEST_VISIBILITY:
-        raise Unsupported(
-            f"lease of {queue.lease_seconds:g} s on sqs", "the longest is 12 hours", "a shorter lease, and extend()"
-        )
-    return ceil(queue.lease_seconds)
+    return None if queue.lease_seconds is None else ceil(queue.lease_seconds)
 
 
 def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001 - one call, with named results
@@ -478,7 +472,7 @@ def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001
         client_version=botocore.__version__,
         emulator=emulator,
         durable=unsupported("the emulator keeps everything in memory", "real SQS") if emulator else native(),
-        topics=native(f"SNS; a message to a topic has at most {SNS_LIMIT} bytes, and no delay")
+        topics=native("SNS; no delay")
         if has_sns
         else unsupported("the endpoint has no SNS", "real AWS, or an emulator with SNS such as ministack"),
         start_earliest=unsupported("SNS keeps no history", "declare the subscription before sending, or Kafka"),
@@ -501,5 +495,8 @@ def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001
         attempts_exact=False,
         shutdown_counts=True,
         max_message_bytes=SQS_LIMIT,
+        max_topic_message_bytes=SNS_LIMIT,
         max_delay=LONGEST_DELAY,
+        max_nack_delay=LONGEST_VISIBILITY,
+        max_lease=LONGEST_VISIBILITY,
     )
