@@ -32,6 +32,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
+from unimq._requests import Request
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import Registry, deadline_after, remaining
 
@@ -266,6 +267,89 @@ class AsyncBroker:
 
         return Opening(start)
 
+    @overload
+    async def request(
+        self,
+        queue: str | Queue,
+        body: bytes | bytearray | memoryview | Message,
+        *,
+        timeout: Seconds,
+        codec: None = None,
+        reply_codec: None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery: ...
+    @overload
+    async def request(
+        self,
+        queue: str | Queue,
+        body: T | Message,
+        *,
+        timeout: Seconds,
+        codec: Codec[T],
+        reply_codec: None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[T]: ...
+    @overload
+    async def request(
+        self,
+        queue: str | Queue,
+        body: object,
+        *,
+        timeout: Seconds,
+        codec: Codec[Any] | None = None,
+        reply_codec: Codec[T],
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[T]: ...
+    async def request(
+        self,
+        queue: str | Queue,
+        body: object,
+        *,
+        timeout: Seconds,
+        codec: Codec[Any] | None = None,
+        reply_codec: Codec[Any] | None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[Any]:
+        """Send a request and return its reply; see `Broker.request` (Q1). Cancelling it drops the reply."""
+        request = Request(
+            self._core,
+            queue,
+            body,
+            timeout,
+            codec=codec,
+            reply_codec=reply_codec,
+            key=key,
+            headers=headers,
+            message_id=message_id,
+            content_type=content_type,
+            ttl=ttl,
+        )
+        with request:
+            if not request.is_ready():
+                await self._loop.in_worker(request.prepare)
+            deadline = request.start()
+            if await self._loop.suspend_until(request.room, request.admit, deadline) is None:
+                raise request.still_full()
+            request.send()
+            await self._loop.suspend_until(request.arrived, request.is_answered, deadline)
+            return request.result()
+
     async def declare(self, *destinations: str | Queue | Topic | Subscription) -> None:
         """Create what is missing; see `Broker.declare`."""
         for destination in destinations:
@@ -288,6 +372,7 @@ class AsyncBroker:
         """Close everything within `timeout` seconds; see `Broker.close`."""
         deadline = deadline_after(timeout)
         failures: list[UnimqError] = []
+        self._core.stop_requests()
         for core in list(self._core.producers):
             failures += await _finish_producer(self._loop, self._core, core, deadline)
         if not self._core.closed:

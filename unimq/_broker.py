@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from unimq._destinations import Queue, Seconds, Source, Subscription, Target, To
 from unimq._errors import Closed, ConfigError
 from unimq._middleware import Middleware, checked
 from unimq._receiving import ConsumerCore
+from unimq._requests import Requests
 from unimq._sending import ProducerCore
 from unimq._url import BrokerURL, parse_url
 from unimq._waiting import block_until, deadline_after, remaining
@@ -58,6 +59,9 @@ class BrokerCore:
         self.producers: set[ProducerCore] = set()
         self.consumers: set[ConsumerCore] = set()
         self.closed: str = ""
+        self.requests: Requests | None = None
+        self.request_lock: threading.Lock = threading.Lock()
+        """Guards the making of `requests`, which blocks."""
         _open_brokers.add(self)
 
     # Destinations.
@@ -215,11 +219,7 @@ class BrokerCore:
         if target is not None:
             if not self.declares:
                 self.driver.check(target, timeout=self.timeout)
-            producer = ProducerCore(
-                target, self.capabilities, window=sys.maxsize, window_bytes=sys.maxsize, timeout=DEFAULT_TIMEOUT
-            )
-            producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
-            dead_letters = DeadLetters(producer)
+            dead_letters = DeadLetters(self.attach_producer(target))
         core = ConsumerCore(found, self.capabilities, dead_letters, codec, middleware)
         try:
             core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
@@ -230,6 +230,35 @@ class BrokerCore:
         with self.lock:
             self.consumers.add(core)
         return core
+
+    def attach_producer(self, target: Target, middleware: Sequence[Middleware] = ()) -> ProducerCore:
+        """Open a producer to an existing queue for a part of the library, which bounds what it sends and closes it."""
+        producer = ProducerCore(
+            target,
+            self.capabilities,
+            window=sys.maxsize,
+            window_bytes=sys.maxsize,
+            timeout=DEFAULT_TIMEOUT,
+            middleware=middleware,
+        )
+        producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
+        return producer
+
+    def open_requests(self) -> Requests:
+        """Return the reply queue of this connection, made if there is none or if the last one has ended."""
+        with self.request_lock:
+            self.check_open()
+            requests = self.requests
+            if requests is None or requests.error is not None:
+                if requests is not None:
+                    self.requests = None
+                    self._close_requests(requests, CLOSE_TIMEOUT)
+                requests = self.requests = Requests(self)
+        if self.closed:
+            # Meanwhile, and the one who closed did not wait for it.
+            self._close_requests(requests, CLOSE_TIMEOUT)
+            self.check_open()
+        return requests
 
     # Closing.
 
@@ -258,6 +287,15 @@ class BrokerCore:
         with self.lock:
             self.consumers.discard(core)
 
+    def stop_requests(self) -> None:
+        """Wake everybody who waits for a reply, before anything else is closed, which may take time (L1)."""
+        if self.requests is not None:
+            self.requests.stop("the broker connection is closed")
+
+    def _close_requests(self, requests: Requests, timeout: float) -> None:
+        requests.stop(self.closed or "the reply queue has ended")
+        requests.close(deadline_after(timeout))
+
     def close(self, timeout: float) -> None:
         """Close what the front left open, then the driver."""
         if self.closed:
@@ -269,6 +307,10 @@ class BrokerCore:
             threading.Thread(target=self.close_consumer, args=(consumer, timeout), name="unimq-closing")
             for consumer in list(self.consumers)
         ]
+        if self.requests is not None:
+            closing.append(
+                threading.Thread(target=self._close_requests, args=(self.requests, timeout), name="unimq-closing")
+            )
         for thread in closing:
             thread.start()
         for thread in closing:
@@ -306,6 +348,8 @@ def _forget_in_child() -> None:
             consumer.stop(reason)
             consumer.abandoned = reason
             consumer.held = set()
+        if broker.requests is not None:
+            broker.requests.abandon(reason)
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

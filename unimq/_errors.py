@@ -18,6 +18,8 @@
     |-- LeaseLost               the delivery is no longer ours; it is or will be delivered again
     |-- AlreadySettled          the delivery was acked, nacked or rejected before
     |-- DecodeError             the body is not what the codec expects
+    |-- RequestTimeout          no reply came in time (retryable, the request may be handled all the same)
+    |-- RequestFailed           the responder gave the request up, and says why
     `-- Closed                  the broker, producer or consumer was closed, or belongs to another process
 
 The error of the client library is the ``__cause__``. ``retryable`` says whether doing the same again can help.
@@ -138,6 +140,24 @@ class AlreadySettled(UnimqError):
 
 class DecodeError(UnimqError):
     """The body is not what the codec expects (D3)."""
+
+
+class RequestTimeout(UnimqError, TimeoutError):
+    """No reply came within the timeout; the request may be handled all the same, now or later (Q2)."""
+
+    retryable = True
+
+
+class RequestFailed(UnimqError):
+    """The responder gave the request up: its handler rejected it, or failed for the last time.
+
+    ``reason`` is that of the dead letter, ``error_type`` the name of the exception's class if one was raised.
+    """
+
+    def __init__(self, *args: object, reason: str = "", error_type: str | None = None) -> None:
+        super().__init__(*args)
+        self.reason = reason
+        self.error_type = error_type
 
 
 class Closed(UnimqError):

@@ -61,6 +61,13 @@ class _MessageIds:
 
 
 _ids = _MessageIds()
+
+
+def new_id() -> str:
+    """Return an id that no process has made before."""
+    return _ids.new()
+
+
 _NOTHING_ELSE = (None, None, "", None, None, None, 0.0, None)
 
 

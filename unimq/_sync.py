@@ -24,6 +24,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
+from unimq._requests import Request
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import block_until, deadline_after, remaining
 
@@ -171,6 +172,117 @@ class Broker:
             self._core, self._core.open_consumer(source, prefetch=prefetch, codec=codec, middleware=middleware)
         )
 
+    @overload
+    def request(
+        self,
+        queue: str | Queue,
+        body: bytes | bytearray | memoryview | Message,
+        *,
+        timeout: Seconds,
+        codec: None = None,
+        reply_codec: None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery: ...
+    @overload
+    def request(
+        self,
+        queue: str | Queue,
+        body: T | Message,
+        *,
+        timeout: Seconds,
+        codec: Codec[T],
+        reply_codec: None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[T]: ...
+    @overload
+    def request(
+        self,
+        queue: str | Queue,
+        body: object,
+        *,
+        timeout: Seconds,
+        codec: Codec[Any] | None = None,
+        reply_codec: Codec[T],
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[T]: ...
+    def request(
+        self,
+        queue: str | Queue,
+        body: object,
+        *,
+        timeout: Seconds,
+        codec: Codec[Any] | None = None,
+        reply_codec: Codec[Any] | None = None,
+        key: str | None = None,
+        headers: Headers | None = None,
+        message_id: str = "",
+        content_type: str | None = None,
+        ttl: Seconds | None = None,
+    ) -> Delivery[Any]:
+        """Send a request and return its reply (Q1). Any number of threads may ask at the same time.
+
+        The replies of a connection come to one queue of its own, which the first request makes and `close` deletes. The
+        reply is settled already. A request is delivered at least once, like every message: after an error it may have
+        been handled, or be handled later.
+
+        Args:
+            queue: where the responders are, by name or as a `Queue`; declared if it is missing, as by `producer`.
+            body: the bytes, or with a codec the value; or a whole `Message` without correlation id and reply queue.
+            timeout: seconds from the send to the reply.
+            codec: makes the body, and `Delivery.value` of the reply unless `reply_codec` does.
+            reply_codec: makes `Delivery.value` of the reply.
+            key: as in `Producer.send`.
+            headers: names to `str` or `bytes`.
+            message_id: made by the library if empty. Give the same again to have a repeated request recognised.
+            content_type: carried.
+            ttl: seconds after which the request is not delivered to a responder any more (T1).
+
+        Raises:
+            RequestTimeout: no reply came in time; one that comes later is dropped (Q2).
+            RequestFailed: the responder rejected the request, or failed for the last time.
+            SendRejected: the request is certainly not stored.
+            SendUnknown: the request may be stored, but the library knows before the timeout that it cannot tell.
+            DecodeError: the reply is not what the codec reads.
+            BufferFull: too many requests of this connection wait for replies.
+            NotFound, ConnectionLost, AuthError: the queue or the reply queue cannot be opened, or the latter ended.
+            Closed: the broker was closed, also while this call waited (L1).
+
+        """
+        request = Request(
+            self._core,
+            queue,
+            body,
+            timeout,
+            codec=codec,
+            reply_codec=reply_codec,
+            key=key,
+            headers=headers,
+            message_id=message_id,
+            content_type=content_type,
+            ttl=ttl,
+        )
+        with request:
+            if not request.is_ready():
+                request.prepare()
+            deadline = request.start()
+            if block_until(request.room, request.admit, deadline) is None:
+                raise request.still_full()
+            request.send()
+            block_until(request.arrived, request.is_answered, deadline)
+            return request.result()
+
     def declare(self, *destinations: str | Queue | Topic | Subscription) -> None:
         """Create what is missing, dead-letter queues included. Idempotent.
 
@@ -204,6 +316,7 @@ class Broker:
         """
         deadline = deadline_after(timeout)
         failures: list[UnimqError] = []
+        self._core.stop_requests()
         for core in list(self._core.producers):
             failures += _finish_producer(self._core, core, deadline)
         self._core.close(remaining(deadline))
