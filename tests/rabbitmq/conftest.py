@@ -77,16 +77,30 @@ class StubChannel:
         self.sent.append(("qos", prefetch_count))
         callback(None)
 
-    def basic_consume(self, queue: str, received: Callable[..., None], *, callback: Callable[[Any], None]) -> str:
+    def basic_consume(
+        self, queue: str, received: Callable[..., None], *, consumer_tag: str, callback: Callable[[Any], None]
+    ) -> str:
         self.received = received
         callback(None)
-        return "tag"
+        return consumer_tag
 
     def exchange_declare(self, name: str, *, passive: bool, callback: Callable[[Any], None]) -> None:
         assert passive
         callback(None)
 
-    def queue_declare(self, name: str, *, passive: bool, callback: Callable[[Any], None]) -> None:
+    def queue_declare(
+        self,
+        name: str,
+        *,
+        passive: bool = False,
+        durable: bool = False,
+        arguments: dict[str, Any] | None = None,
+        callback: Callable[[Any], None] | None = None,
+    ) -> None:
+        if callback is None:
+            assert durable
+            self.sent.append(("declare", name))
+            return
         assert passive
         self.sent.append(("barrier",))
         self.answer = callback

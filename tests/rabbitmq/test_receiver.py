@@ -3,6 +3,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pika import exceptions
 from pika.spec import Basic, BasicProperties
+from unimq_rabbitmq import _wire
+from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._receiver import RabbitMQReceiver
 
 from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
@@ -14,7 +16,8 @@ LOST = exceptions.StreamLostError("reset")
 
 
 def _open(link: Any, deliveries: Any, *, prefetch: int = 10) -> RabbitMQReceiver:
-    receiver = RabbitMQReceiver(link, "q", deliveries, prefetch)
+    delays = DelayedNacks(link, "q", _wire.Limits(10**6, 10**5), set())
+    receiver = RabbitMQReceiver(link, "q", deliveries, prefetch, delays)
     receiver.open(1.0)
     assert link.channel.sent == [("qos", prefetch)]
     link.channel.sent.clear()

@@ -15,7 +15,7 @@ LOST = exceptions.StreamLostError("reset")
 
 
 def _open(link: Any, outcomes: Any, target: Target) -> RabbitMQSender:
-    sender = RabbitMQSender(link, target, outcomes, _wire.Limits(10**6, 10**5))
+    sender = RabbitMQSender(link, target, outcomes, _wire.Limits(10**6, 10**5), set())
     sender.open(1.0)
     return sender
 

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
@@ -26,6 +27,8 @@ from unimq.adapter import (
 )
 from unimq_rabbitmq import _errors, _wire
 from unimq_rabbitmq._conversation import Conversation, converse
+from unimq_rabbitmq._delayed_nacks import DelayedNacks
+from unimq_rabbitmq._delays import LONGEST
 from unimq_rabbitmq._link import Link
 from unimq_rabbitmq._options import Endpoint, RabbitMQOptions
 from unimq_rabbitmq._receiver import RabbitMQReceiver
@@ -98,9 +101,9 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
         require_subscription=native("messages are mandatory"),
         ordering_key=unsupported(not_yet, "one consumer with prefetch=1"),
-        delay=unsupported(not_yet, "sqs:// (up to 900 s), or send later"),
+        delay=emulated("a queue per length of delay, up to an eighth longer; stats and purge do not see what waits"),
         ttl=emulated("checked at delivery"),
-        nack_delay=unsupported(not_yet, "nack() without delay, or sqs://"),
+        nack_delay=emulated("a confirmed copy in a queue of delays, up to an eighth longer"),
         lease=unsupported("the consumer_timeout of the broker (30 minutes) is its only lease", "set it on the broker"),
         extend=unsupported("RabbitMQ has no lease per delivery", "nothing: the delivery is held while connected"),
         max_length=native("a quorum queue takes some messages more; a full subscription gives SendUnknown"),
@@ -108,11 +111,15 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         dead_letter=emulated("a confirmed copy, then the ack; what drop_oldest drops is not dead-lettered"),
         stats=native("ready and consumers; AMQP does not say the rest"),
         purge=native("what consumers hold stays"),
-        pause=unsupported(not_yet, "close the consumer and open it again"),
+        pause=native(),
         attempts_exact=True,
         shutdown_counts=True,
         acks_at_risk="a crash of the broker undoes acks of its last 20 ms",
         max_message_bytes=limits.message,
+        max_header_bytes=limits.frame,
+        max_field_bytes=_wire.LONGEST_SHORT,
+        max_delay=LONGEST,
+        max_nack_delay=LONGEST,
     )
 
 
@@ -133,8 +140,10 @@ class RabbitMQDriver:
         self.capabilities = _capabilities(version, self._limits)
         self._subscriptions: dict[str, set[str]] = {}
         """Queues of the subscriptions that were declared here, by topic."""
+        self._delay_queues: defaultdict[str, set[str]] = defaultdict(set)
+        """Queues of delays that were declared here, by queue or topic; grows under the lock, its sets in the thread."""
         self._lock = threading.Lock()
-        """Guards `_subscriptions` and `_closed`."""
+        """Guards `_subscriptions`, `_delay_queues` and `_closed`."""
         self._closed = False
 
     @property
@@ -195,7 +204,7 @@ class RabbitMQDriver:
         self._converse(destination, timeout, look)
 
     def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
-        """See `unimq.adapter.Driver.delete`; of a topic's subscriptions, those that were declared here."""
+        """See `unimq.adapter.Driver.delete`; subscriptions and queues of delays go with it if declared here."""
         with self._lock:
             if isinstance(destination, Topic):
                 queues = self._subscriptions.pop(destination.name, set())
@@ -203,6 +212,8 @@ class RabbitMQDriver:
                 queues = {queue_of(destination).name}
                 for known in self._subscriptions.values():
                     known -= queues
+            names = {destination.name} if isinstance(destination, Topic) else queues
+            queues = queues.union(*(set(self._delay_queues.pop(name, ())) for name in {*names, *queues}))
 
         def remove(talk: Conversation) -> None:
             # The exchange first: a message that is sent meanwhile is refused then, and not lost.
@@ -234,17 +245,23 @@ class RabbitMQDriver:
             name = about.queue.name if isinstance(about, Subscription) else about.name
             raise _errors.from_channel(error, f"{type(about).__name__.lower()} {name!r}") from error
 
+    def _delay_queues_of(self, name: str) -> set[str]:
+        with self._lock:
+            return self._delay_queues[name]
+
     # Data.
 
     def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> RabbitMQSender:
         """See `unimq.adapter.Driver.open_sender`."""
-        sender = RabbitMQSender(self._publishing, target, sink, self._limits)
+        sender = RabbitMQSender(self._publishing, target, sink, self._limits, self._delay_queues_of(target.name))
         sender.open(timeout)
         return sender
 
     def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> RabbitMQReceiver:
         """See `unimq.adapter.Driver.open_receiver`."""
-        receiver = RabbitMQReceiver(self._consuming, queue_of(source).name, sink, prefetch)
+        name = queue_of(source).name
+        delays = DelayedNacks(self._publishing, name, self._limits, self._delay_queues_of(name))
+        receiver = RabbitMQReceiver(self._consuming, name, sink, prefetch, delays)
         receiver.open(timeout)
         return receiver
 

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from pika.spec import Basic, BasicProperties
 from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
 from unimq.adapter import Delivery, DeliverySink
 from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._link import Link
 
 log = logging.getLogger("unimq.rabbitmq")
@@ -47,6 +49,7 @@ class _Session:
     __slots__ = (
         "applied",
         "batch",
+        "changing",
         "channel",
         "commands",
         "consumer_tag",
@@ -62,6 +65,9 @@ class _Session:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.consumer_tag = ""
+        """Of the consumer to which the broker pushes; empty while it is paused."""
+        self.changing = False
+        """The broker was asked to start or to stop pushing, and has not answered."""
         self.held: dict[int, Delivery] = {}
         """Unsettled, by delivery tag, in the order of the broker."""
         self.batch: list[Delivery] = []
@@ -100,7 +106,7 @@ Token = tuple[_Session, int]
 class RabbitMQReceiver:
     """See `unimq.adapter.Receiver`. Its protocol methods are for any thread, the rest is in the I/O thread."""
 
-    def __init__(self, link: Link, queue: str, sink: DeliverySink, prefetch: int) -> None:
+    def __init__(self, link: Link, queue: str, sink: DeliverySink, prefetch: int, delays: DelayedNacks) -> None:
         self._link = link
         self._thread = link.thread
         self._queue = queue
@@ -117,6 +123,10 @@ class RabbitMQReceiver:
         """Set by who asks the I/O thread to look at `_acks`, cleared by it before it looks."""
         self._session: _Session | None = None
         self._opening = False
+        self._paused = False
+        self._delays = delays
+        self._after_delays: list[Callable[[], None]] = []
+        """What is to be done when no delayed nack is under way any more: barriers, and closing."""
         self._barriers: dict[_Barrier, None] = {}
         """Waiting for the broker's answer, in their order."""
         self._stale = 0
@@ -155,7 +165,10 @@ class RabbitMQReceiver:
 
     def nack(self, delivery: Delivery, delay: float) -> None:
         """See `unimq.adapter.Receiver.nack`."""
-        self._thread.post(self._requeue, delivery)
+        if delay:
+            self._thread.post(self._postpone, (delivery, delay))
+        else:
+            self._thread.post(self._requeue, delivery)
 
     def extend(self, delivery: Delivery, duration: float) -> None:
         """Never called: the capability is unsupported."""
@@ -166,12 +179,12 @@ class RabbitMQReceiver:
         self._thread.post(self._start_barrier, done)
 
     def pause(self) -> None:
-        """Never called: the capability is unsupported."""
-        raise NotImplementedError
+        """See `unimq.adapter.Receiver.pause`."""
+        self._thread.post(self._pause, None)
 
     def resume(self) -> None:
-        """Never called: the capability is unsupported."""
-        raise NotImplementedError
+        """See `unimq.adapter.Receiver.resume`."""
+        self._thread.post(self._resume, None)
 
     def close(self, timeout: float) -> None:
         """See `unimq.adapter.Receiver.close`."""
@@ -220,14 +233,48 @@ class RabbitMQReceiver:
             channel.close()
             return
         session = self._session = _Session(channel)
-        guarded = self._thread.guarded
-        session.consumer_tag = channel.basic_consume(
-            self._queue, guarded(partial(self._on_message, session)), callback=guarded(self._consuming)
-        )
+        self._push_or_pause(session)
 
-    def _consuming(self, _consume_ok: object) -> None:
+    def _pause(self, _: None) -> None:
+        self._paused = True
+        self._push_or_pause_now()
+
+    def _resume(self, _: None) -> None:
+        self._paused = False
+        self._push_or_pause_now()
+
+    def _push_or_pause_now(self) -> None:
+        session = self._session
+        if session is not None and self._closing is None and self._thread.failure is None:
+            self._push_or_pause(session)
+
+    def _push_or_pause(self, session: _Session) -> None:
+        """Ask the broker to push or to stop pushing, whichever is wanted; one question at a time."""
+        if session.changing or self._paused is not bool(session.consumer_tag):
+            return
+        guarded = self._thread.guarded
+        session.changing = True
+        answered = guarded(partial(self._changed, session))
+        if self._paused:
+            # Without its consumer the channel keeps what is unsettled.
+            session.channel.basic_cancel(session.consumer_tag, answered)
+            session.consumer_tag = ""
+        else:
+            session.consumer_tag = f"unimq-{uuid.uuid4().hex}"
+            received = guarded(partial(self._on_message, session))
+            session.channel.basic_consume(self._queue, received, consumer_tag=session.consumer_tag, callback=answered)
+
+    def _changed(self, session: _Session, _answer: object) -> None:
+        session.changing = False
         if not self._ready.done():
             self._ready.set_result(None)
+        if session is not self._session:
+            return
+        if self._closing is None:
+            self._push_or_pause(session)
+            self._hand_over(session)
+        elif not session.consumer_tag:
+            self._give_back(session, None)
 
     def _cancelled(self, channel: Channel, _cancel: object) -> None:
         """The broker ended the consumer (queue deleted or moved, consumer timeout) but not the channel; start anew."""
@@ -309,7 +356,7 @@ class RabbitMQReceiver:
         session.batch.append(delivery)
 
     def _hand_over(self, session: _Session) -> None:
-        if session is not self._session or self._closing is not None:
+        if session is not self._session or self._closing is not None or self._paused:
             return
         batch = session.batch
         room = self._prefetch - (len(session.held) - len(batch))
@@ -366,7 +413,31 @@ class RabbitMQReceiver:
         if session.batch:
             self._hand_over(session)
 
+    def _postpone(self, request: tuple[Delivery, float]) -> None:
+        """Have a copy wait in a queue of delays; the original is held until the broker has confirmed the copy."""
+        delivery, delay = request
+        owner, tag = cast("Token", delivery.token)
+        if owner is self._session and tag in owner.held:
+            self._delays.send(delivery, delay, partial(self._postponed, delivery))
+        else:
+            self._stale += 1
+
+    def _postponed(self, delivery: Delivery, error: UnimqError | None) -> None:
+        if error is None:
+            self._acks.append(delivery)
+            self._flush_acks()
+        else:
+            log.warning("a message of %r comes again without its delay: %s", self._queue, error)
+            self._requeue(delivery)
+        if not self._delays.under_way:
+            waiting, self._after_delays = self._after_delays, []
+            for action in waiting:
+                action()
+
     def _start_barrier(self, done: Done) -> None:
+        if self._delays.under_way:
+            self._after_delays.append(partial(self._start_barrier, done))
+            return
         self._flush_acks()
         errors: list[UnimqError] = []
         if self._stale:
@@ -432,7 +503,11 @@ class RabbitMQReceiver:
     def _close(self, closing: "Future[None]") -> None:
         self._flush_acks()
         if self._stopped or self._thread.failure is not None:
+            self._delays.release()
             closing.set_result(None)
+            return
+        if self._delays.under_way:
+            self._after_delays.append(partial(self._close, closing))
             return
         self._closing = closing
         session = self._session
@@ -441,8 +516,11 @@ class RabbitMQReceiver:
             if not self._opening:
                 self._finish_closing()
             return
-        cancelled = self._thread.guarded(partial(self._give_back, session))
-        session.channel.basic_cancel(session.consumer_tag, cancelled)
+        if session.consumer_tag:
+            cancelled = self._thread.guarded(partial(self._give_back, session))
+            session.channel.basic_cancel(session.consumer_tag, cancelled)
+        elif not session.changing:
+            self._give_back(session, None)
 
     def _give_back(self, session: _Session, _cancel_ok: object) -> None:
         """Nothing arrives any more; return what is unsettled, in a way that newer brokers do not count (A9)."""
@@ -459,12 +537,14 @@ class RabbitMQReceiver:
         if closing is not None:
             self._stopped = True
             self._link.detach(self)
+            self._delays.release()
             closing.set_result(None)
 
     def _abandon(self, _: None) -> None:
         """Leave without waiting for the broker any longer."""
         self._stopped = True
         self._link.detach(self)
+        self._delays.release()
         session = self._session
         self._lose_session(ConnectionLost("the consumer was closed"))
         if session is not None and session.channel.is_open and self._thread.failure is None:

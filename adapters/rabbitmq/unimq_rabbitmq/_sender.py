@@ -29,6 +29,7 @@ from unimq import (
 )
 from unimq.adapter import OutcomeSink, Outgoing, Target
 from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._delays import DelayQueues
 from unimq_rabbitmq._link import Link
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class RabbitMQSender:
 
     is_immediate = False
 
-    def __init__(self, link: Link, target: Target, sink: OutcomeSink, limits: _wire.Limits) -> None:
+    def __init__(
+        self, link: Link, target: Target, sink: OutcomeSink, limits: _wire.Limits, delay_queues: set[str]
+    ) -> None:
         self._link = link
         self._thread = link.thread
         self._target = target
@@ -59,6 +62,7 @@ class RabbitMQSender:
         self._exchange = target.name if isinstance(target, Topic) else ""
         self._routing_key = "" if isinstance(target, Topic) else target.name
         self._mandatory = isinstance(target, Queue) or target.require_subscription
+        self._delays = DelayQueues(self._exchange, self._routing_key, delay_queues)
         self._channel: Channel | None = None
         """The channel in confirm mode, or `None`."""
         self._opening = False
@@ -87,11 +91,11 @@ class RabbitMQSender:
             ConnectionLost, AuthError: there is no connection.
 
         """
-        self._thread.post(self._attach, None)
+        self._thread.post(self.attach, None)
         try:
             self._ready.result(timeout)
         except NoAnswer:
-            self._thread.post(self._release, None)
+            self._thread.post(self.release, None)
             raise ConnectionLost(
                 f"{self._link.endpoint} opened no channel within {timeout:g} s"
             ) from self._link.last_error
@@ -105,7 +109,7 @@ class RabbitMQSender:
             except SendRejected as error:
                 self._sink.failed((entry,), error)
         if publications:
-            self._thread.post(self._accept, publications)
+            self._thread.post(self.accept, publications)
 
     def flush(self) -> None:
         """Nothing lingers."""
@@ -137,9 +141,10 @@ class RabbitMQSender:
         self._channel = None
         self._fail_everything(error)
         self._settle_opening(error)
-        self._release(None)
+        self.release(None)
 
-    def _attach(self, _: None) -> None:
+    def attach(self, _: None) -> None:
+        """Open the channel as soon as there is a connection."""
         if self._thread.failure is not None:
             self.ended(self._thread.failure)
         else:
@@ -174,6 +179,7 @@ class RabbitMQSender:
             return
         self._channel = channel
         self._last_tag = 0
+        self._delays.forget()
         self._settle_opening(None)
         self._publish()
 
@@ -220,7 +226,8 @@ class RabbitMQSender:
 
     # Publishing.
 
-    def _accept(self, publications: list[_wire.Publication]) -> None:
+    def accept(self, publications: list[_wire.Publication]) -> None:
+        """Publish these after what was accepted before."""
         error = self._ended or self._thread.failure
         if error is not None:
             self._sink.failed([publication.entry for publication in publications], error)
@@ -243,12 +250,11 @@ class RabbitMQSender:
             publication.attempts += 1
             self._last_tag += 1
             unanswered[self._last_tag] = publication
+            exchange, routing_key, mandatory = self._exchange, self._routing_key, self._mandatory
+            if publication.due and (delay := publication.due - time.monotonic()) > 0:
+                exchange, routing_key, mandatory = "", self._delays.queue_for(channel, delay), True
             channel.basic_publish(
-                self._exchange,
-                self._routing_key,
-                publication.entry.message.body,
-                publication.properties,
-                mandatory=self._mandatory,
+                exchange, routing_key, publication.entry.message.body, publication.properties, mandatory=mandatory
             )
 
     # Outcomes.
@@ -305,6 +311,8 @@ class RabbitMQSender:
             self._sink.stored(stored)
         if not returned:
             return
+        # A queue of delays that is missing all the same, because somebody deleted it, is there for the next message.
+        self._delays.forget()
         if isinstance(self._target, Topic):
             self._report_failed(returned, Unroutable(f"{self._what} has no subscription, and requires one"))
         else:
@@ -391,9 +399,9 @@ class RabbitMQSender:
         if self._closing is None or self._waiting:
             return
         if all(publication.expired for publication in self._unanswered.values()):
-            self._release(None)
+            self.release(None)
 
-    def _release(self, _: None) -> None:
+    def release(self, _: None) -> None:
         """Give the channel back. What is submitted from now on is refused."""
         self._ended = self._ended or Closed(f"the sender to {self._what} is closed")
         self._link.detach(self)

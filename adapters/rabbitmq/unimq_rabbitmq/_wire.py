@@ -3,31 +3,34 @@
 There is no envelope: the body is the body. A faster codec replaces `encode` and `decode`, and nothing else.
 """
 
+import copy
 import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from pika import DeliveryMode
 from pika.spec import Basic, BasicProperties
 
 from unimq import InvalidMessage, MessageTooLarge
-from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Message, Outgoing
+from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Delivery, Message, Outgoing
 
 _KEY = "unimq-key"
 _SENT_AT = "unimq-sent-at"
 """Milliseconds; the AMQP property `timestamp` has whole seconds."""
 _EXPIRES_AT = "unimq-expires-at"
 """Milliseconds. The property `expiration` is not set: the broker would drop what may have to be dead-lettered."""
+_ATTEMPTS = "unimq-attempts"
+"""Deliveries that failed before the message went to a queue of delays, from which it comes as a new one."""
 _ESCAPED = "unimq-escaped-"
 """Put before the names of headers that would have an effect on the broker."""
 _EFFECTIVE = frozenset({"CC", "BCC", "x-delivery-count", "x-acquired-count", "x-death", "x-received-from"})
 _EFFECTIVE_PREFIXES = ("x-first-death-", "x-last-death-")
 _DELIVERY_COUNT = "x-delivery-count"
 _USER_VISIBLE = "unimq-dead-"
-_LONGEST_SHORT = 255
+LONGEST_SHORT = 255
 _HEADER_FRAME_REST = 8 + 14
 """Bytes of a header frame beside the properties: frame header and end, class, weight and body size."""
 
@@ -38,6 +41,8 @@ class Publication:
 
     entry: Outgoing
     properties: BasicProperties
+    due: float = 0.0
+    """`time.monotonic` before which it is not to be delivered; 0 for at once."""
     attempts: int = 0
     """Channels on which it was published."""
     expired: bool = False
@@ -89,13 +94,30 @@ def encode(entry: Outgoing, limits: Limits) -> Publication:
     bound += 4 * len(message.key or "")
     if bound > limits.frame or bound + len(message.body) > limits.message:
         _check_size(message, properties, limits)
-    return Publication(entry, properties)
+    return Publication(entry, properties, time.monotonic() + message.delay if message.delay else 0.0)
+
+
+def again(entry: Outgoing, delivery: Delivery, delay: float) -> Publication:
+    """Return what was delivered as it came, to be delivered again after `delay` seconds as the next attempt (A3)."""
+    native = cast("BasicProperties", delivery.native)
+    headers: dict[Any, Any] = {}
+    for name, value in (native.headers or {}).items():
+        if name in {"CC", "BCC"}:
+            headers[_ESCAPED + str(name)] = value
+        elif name not in _EFFECTIVE and not str(name).startswith(_EFFECTIVE_PREFIXES):
+            headers[name] = value
+    headers[_ATTEMPTS] = delivery.attempt
+    properties = copy.copy(native)
+    properties.headers = headers
+    # What was to be dropped by the broker after some time would leave the queue of delays before its time.
+    properties.expiration = None
+    return Publication(entry, properties, time.monotonic() + delay)
 
 
 def _check_short(message: Message, what: str, value: str | None) -> None:
-    if value is not None and len(value) * 4 > _LONGEST_SHORT and len(value.encode()) > _LONGEST_SHORT:
+    if value is not None and len(value) * 4 > LONGEST_SHORT and len(value.encode()) > LONGEST_SHORT:
         raise InvalidMessage(
-            f"{what} has {len(value.encode())} bytes; AMQP carries {_LONGEST_SHORT}", message_id=message.id
+            f"{what} has {len(value.encode())} bytes; AMQP carries {LONGEST_SHORT}", message_id=message.id
         )
 
 
@@ -133,8 +155,8 @@ def decode(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, bod
             key = value if isinstance(value, str) else _as_text(value)
         elif name == _EXPIRES_AT and isinstance(value, int):
             expires_at = value / 1000
-        elif name == _DELIVERY_COUNT and isinstance(value, int):
-            attempt = value + 1
+        elif (name == _DELIVERY_COUNT and isinstance(value, int)) or (name == _ATTEMPTS and isinstance(value, int)):
+            attempt += value
         elif name.startswith(_ESCAPED):
             headers[name[len(_ESCAPED) :]] = _header_value(value)
         elif name in _EFFECTIVE or name.startswith(_EFFECTIVE_PREFIXES):
