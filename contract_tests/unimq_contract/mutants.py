@@ -34,6 +34,7 @@ from unimq import (
 )
 from unimq._adapters import load_adapter, register_adapter
 from unimq._destinations import Seconds
+from unimq._requests import REPLY_PREFIX
 from unimq.adapter import (
     NO_HEADERS,
     Adapter,
@@ -76,6 +77,9 @@ class Mutant:
 
     def check(self, driver: Driver, destination: Queue | Topic | Subscription, timeout: float) -> None:
         driver.check(destination, timeout=timeout)
+
+    def delete(self, driver: Driver, destination: Queue | Topic | Subscription, timeout: float) -> None:
+        driver.delete(destination, timeout=timeout)
 
     def stats(self, driver: Driver, source: Source, timeout: float) -> Stats:
         return driver.stats(source, timeout=timeout)
@@ -162,7 +166,7 @@ class FaultyDriver:
         self.mutant.check(self.real, destination, timeout)
 
     def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
-        self.real.delete(destination, timeout=timeout)
+        self.mutant.delete(self.real, destination, timeout)
 
     def purge(self, source: Source, *, timeout: float) -> int | None:
         return self.real.purge(source, timeout=timeout)
@@ -727,6 +731,62 @@ class LimitTooEarly(LimitOffByOne):
         if isinstance(found, Queue) and found.max_deliveries is not None:
             return replace(found, max_deliveries=found.max_deliveries - 1)
         return found
+
+
+# Faults of request and reply.
+
+
+class CorrelationIdDropped(Rewriting):
+    """No message has a correlation id."""
+
+    def change(self, message: Message) -> None:
+        message.correlation_id = None
+
+
+class RepliesSwapped(Mutant):
+    """Of two replies each goes to the request of the other."""
+
+    def __init__(self) -> None:
+        self.odd: Delivery | None = None
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        if not queue_of(receiver.source).name.startswith(REPLY_PREFIX):
+            receiver.portable.deliver(deliveries)
+            return
+        for delivery in deliveries:
+            other, self.odd = self.odd, delivery
+            if other is not None:
+                self.odd = None
+                one, two = other.message, delivery.message
+                one.correlation_id, two.correlation_id = two.correlation_id, one.correlation_id
+                receiver.portable.deliver((other, delivery))
+
+
+class LateReplyDelivered(Mutant):
+    """Whatever reply comes is given to the request that was sent last."""
+
+    def __init__(self) -> None:
+        self.last: str | None = None
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        for entry in entries:
+            if entry.message.reply_to is not None:
+                self.last = entry.message.correlation_id
+        sender.real.submit(entries)
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        if queue_of(receiver.source).name.startswith(REPLY_PREFIX):
+            for delivery in deliveries:
+                delivery.message.correlation_id = self.last
+        receiver.portable.deliver(deliveries)
+
+
+class ReplyQueueLeftBehind(Mutant):
+    """A reply queue cannot be deleted."""
+
+    def delete(self, driver: Driver, destination: Queue | Topic | Subscription, timeout: float) -> None:
+        if not (isinstance(destination, Queue) and destination.name.startswith(REPLY_PREFIX)):
+            driver.delete(destination, timeout=timeout)
 
 
 # Faults of administration and closing.

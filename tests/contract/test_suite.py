@@ -15,8 +15,8 @@ from unimq_contract.leaks import Holdings, wait_until_released
 
 import unimq
 
-LATER = {"D2", "D3", "E3", "Q1", "Q2", "Q3"}
-"""Guarantees of what unimq does not offer yet: redrive, typed bodies, TLS, request-reply."""
+LATER = {"D2", "D3", "E3"}
+"""Guarantees of what unimq does not offer yet: redrive, typed bodies, TLS."""
 
 
 def marks(name: str) -> Iterator[pytest.Mark]:

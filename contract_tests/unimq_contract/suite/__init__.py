@@ -6,9 +6,11 @@ from unimq_contract.suite.errors import ErrorsContract
 from unimq_contract.suite.faults import FaultsContract
 from unimq_contract.suite.groups import GroupsContract
 from unimq_contract.suite.life import LifeContract
+from unimq_contract.suite.limits import LimitsContract
 from unimq_contract.suite.model import ModelContract
 from unimq_contract.suite.ordering import OrderingContract
 from unimq_contract.suite.receiving import ReceiveContract
+from unimq_contract.suite.replies import RepliesContract
 from unimq_contract.suite.sending import SendContract
 from unimq_contract.suite.settling import SettleContract
 from unimq_contract.suite.timing import TimingContract
@@ -20,9 +22,11 @@ __all__ = [
     "FaultsContract",
     "GroupsContract",
     "LifeContract",
+    "LimitsContract",
     "ModelContract",
     "OrderingContract",
     "ReceiveContract",
+    "RepliesContract",
     "SendContract",
     "SettleContract",
     "TimingContract",
