@@ -124,7 +124,9 @@ class Capabilities:
         longest: float | None = getattr(self, limit)
         if longest is not None and duration > longest:
             raise Unsupported(
-                f"{what} of {duration:g} s on {self.backend}", f"the longest is {longest:g} s", f"a shorter {what}"
+                f"{what} of {duration:.10g} s on {self.backend}",
+                f"the longest is {longest:.10g} s",
+                f"a shorter {what}",
             )
 
     def features(self) -> Iterator[tuple[str, Feature]]:

@@ -250,19 +250,19 @@ class Destinations:
         self._test = "".join(c if c.isalnum() and c.isascii() else "-" for c in test)[: self._LONGEST].strip("-")
         self._made: list[unimq.Queue | unimq.Topic | unimq.Subscription] = []
 
-    def name(self) -> str:
-        """Return a name that nobody used before."""
-        return f"{self._test}-{os.urandom(4).hex()}"
+    def name(self, length: int = 0) -> str:
+        """Return a name that nobody used before, with at least `length` characters."""
+        return f"{self._test}-{os.urandom(4).hex()}".ljust(length, "x")
 
-    def queue(self, **policy: Any) -> unimq.Queue:
-        """Return a queue with a fresh name and these policies; it is not declared."""
-        queue = unimq.Queue(self.name(), **policy)
+    def queue(self, name: str = "", **policy: Any) -> unimq.Queue:
+        """Return a queue with a fresh name, or this one, and these policies; it is not declared."""
+        queue = unimq.Queue(name or self.name(), **policy)
         self._made.append(queue)
         return queue
 
-    def topic(self, **policy: Any) -> unimq.Topic:
-        """Return a topic with a fresh name; it is not declared."""
-        topic = unimq.Topic(self.name(), **policy)
+    def topic(self, name: str = "", **policy: Any) -> unimq.Topic:
+        """Return a topic with a fresh name, or this one; it is not declared."""
+        topic = unimq.Topic(name or self.name(), **policy)
         self._made.append(topic)
         return topic
 

@@ -13,7 +13,8 @@ _COUNTS = ("max_deliveries",)
 
 def to_tag(queue: Queue) -> str:
     """Return the policies that differ from the default, in the characters and within the length that a tag may have."""
-    default = Queue(queue.name, portable_name=queue.portable_name)
+    # Not portable, or else the name would have to leave room for dead letters that the queue may not have.
+    default = Queue(queue.name, portable_name=False)
     words = [
         f"{name}={str(value).lower() if name in _FLAGS else value}"
         for name in (*_DURATIONS, *_COUNTS, *_FLAGS)
