@@ -1,7 +1,7 @@
 """From the scheme of a URL to its adapter: a built-in table first, then the entry points of ``unimq.adapters``."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -78,7 +78,17 @@ def read_options(adapter: "Adapter", url: BrokerURL) -> tuple[msgspec.Struct, bo
         return msgspec.convert(given, adapter.options, strict=False), declare
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$.")
-        raise ConfigError(f"option {path.rstrip('`') or '?'!r} of {url.scheme}://: {text}") from None
+        name = path.rstrip("`")
+        if text.startswith("Invalid enum value"):
+            # The value may be a secret in the wrong place.
+            text = f"invalid value; valid: {', '.join(_choices(adapter.options, name))}"
+        raise ConfigError(f"option {name or '?'!r} of {url.scheme}://: {text}") from None
+
+
+def _choices(options: type[msgspec.Struct], name: str) -> list[str]:
+    hint = get_type_hints(options)[name]
+    literals = (hint, *get_args(hint))
+    return [str(choice) for literal in literals if get_origin(literal) is Literal for choice in get_args(literal)]
 
 
 def _read_declare(text: str) -> bool:

@@ -6,6 +6,7 @@ once per batch. Only administration, opening and closing, which are blocking rou
 
 import asyncio
 import functools
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -151,13 +152,14 @@ def connect_async(
     *,
     timeout: float | timedelta = DEFAULT_TIMEOUT,
     middleware: Iterable[Middleware] = (),
+    config: str | os.PathLike[str] | None = None,
 ) -> "Opening[AsyncBroker]":
     """Connect to a broker as `connect` does; await what it returns, or use it in ``async with``."""
 
     async def start() -> AsyncBroker:
         loop = _Loop()
         try:
-            core = await loop.in_worker(BrokerCore, url, timeout=timeout, middleware=middleware)
+            core = await loop.in_worker(BrokerCore, url, timeout=timeout, middleware=middleware, config=config)
         except BaseException:
             loop.close()
             raise

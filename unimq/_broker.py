@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unimq._adapters import load_adapter, read_options
@@ -19,13 +20,15 @@ from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
 from unimq._errors import Closed, ConfigError
 from unimq._middleware import Middleware, checked
+from unimq._policies import demands, require
 from unimq._receiving import ConsumerCore
 from unimq._requests import Requests
 from unimq._sending import ProducerCore
-from unimq._url import BrokerURL, parse_url
+from unimq._url import BrokerURL, is_name, parse_url
 from unimq._waiting import block_until, deadline_after, remaining
 
 if TYPE_CHECKING:
+    from unimq._configuration import Configuration
     from unimq.adapter import Driver
 
 DEFAULT_TIMEOUT = 30.0
@@ -41,18 +44,28 @@ _open_brokers: "weakref.WeakSet[BrokerCore]" = weakref.WeakSet()
 class BrokerCore:
     """One driver with everything opened on it. `lock` guards `known`, `producers` and `consumers`."""
 
-    def __init__(self, url: str | None, *, timeout: Seconds, middleware: Iterable[Middleware] = ()) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        timeout: Seconds,
+        middleware: Iterable[Middleware] = (),
+        config: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.timeout: float = seconds(timeout, "timeout")
         self.middleware: tuple[Middleware, ...] = checked(middleware)
-        if url is None:
-            url = os.environ.get("UNIMQ_URL")
-            if not url:
-                raise ConfigError("no broker URL: give one to connect(), or set UNIMQ_URL")
-        self.url: BrokerURL = parse_url(url)
-        adapter = load_adapter(self.url.scheme)
-        options, declares = read_options(adapter, self.url)
+        self._config = config
+        self.url: BrokerURL
+        self.url, place = self._address(url)
+        try:
+            adapter = load_adapter(self.url.scheme)
+            options, declares = read_options(adapter, self.url)
+            self.driver: Driver = adapter.connect(self.url, options, timeout=self.timeout)
+        except ConfigError as error:
+            if not place:
+                raise
+            raise ConfigError(f"{place}: {error}") from error.__cause__
         self.declares: bool = declares
-        self.driver: Driver = adapter.connect(self.url, options, timeout=self.timeout)
         self.capabilities: Capabilities = self.driver.capabilities
         self.lock: threading.Lock = threading.Lock()
         self.known: dict[str, Queue | Topic | Subscription] = {}
@@ -64,6 +77,23 @@ class BrokerCore:
         """Guards the making of `requests`, which blocks."""
         _open_brokers.add(self)
 
+    def _address(self, url: str | None) -> tuple[BrokerURL, str]:
+        """Return the broker's URL, and the place in the configuration that it comes from: what is given, else
+        ``UNIMQ_URL``, else the name in ``UNIMQ_BROKER``, else the default of the file.
+        """
+        if url is None:
+            url = os.environ.get("UNIMQ_URL") or None
+        if url is not None and not is_name(url):
+            return parse_url(url), ""
+        return self.configuration.named(os.environ.get("UNIMQ_BROKER") or None if url is None else url)
+
+    @cached_property
+    def configuration(self) -> "Configuration":
+        """The file, which is read when it is asked for the first time: most programs need none."""
+        from unimq._configuration import find_configuration
+
+        return find_configuration(self._config)
+
     # Destinations.
 
     def declare(
@@ -71,11 +101,12 @@ class BrokerCore:
     ) -> Queue | Topic | Subscription:
         """Create what is missing, and return the destination with the policies in force.
 
-        What exists is accepted with whatever policies it has if it is named by a bare string, or with `as_is`.
+        What exists is accepted with whatever policies it has if it is named by a bare string that the configuration
+        does not know, or with `as_is`.
         """
         self.check_open()
-        as_is = as_is or isinstance(wanted, str)
         destination = self._named(wanted)
+        as_is = as_is or (isinstance(wanted, str) and self.configuration.destinations.get(wanted) != destination)
         self.check_policies(destination)
         if isinstance(destination, Subscription):
             self.driver.declare(destination.topic, as_is=as_is, timeout=self.timeout)
@@ -91,28 +122,8 @@ class BrokerCore:
 
     def check_policies(self, destination: Queue | Topic | Subscription) -> None:
         """Raise `Unsupported` for a policy that the backend does not have, before any I/O (principle 2)."""
-        require = self.capabilities.require
-        if isinstance(destination, Topic | Subscription):
-            require("topics")
-            topic = destination if isinstance(destination, Topic) else destination.topic
-            if topic.require_subscription:
-                require("require_subscription")
-        if isinstance(destination, Subscription) and destination.start == "earliest":
-            require("start_earliest")
-        if destination.ordering == "key" if isinstance(destination, Topic) else queue_of(destination).ordering == "key":
-            require("ordering_key")
-        if isinstance(destination, Topic):
-            return
-        queue = queue_of(destination)
-        if queue.ttl is not None:
-            require("ttl")
-        if queue.lease_seconds is not None:
-            require("lease")
-            self.capabilities.require_at_most("max_lease", "lease", queue.lease_seconds)
-        if queue.max_length is not None:
-            require("max_length" if queue.overflow == "reject" else "drop_oldest")
-        if queue.dead_letter:
-            require("dead_letter")
+        for _, feature in demands(destination):
+            require(self.capabilities, feature, destination)
 
     def resolve(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
         """Return a destination that exists: declared on first use, or only looked up with ``declare=false``."""
@@ -159,7 +170,9 @@ class BrokerCore:
 
     def _named(self, destination: str | Queue | Topic | Subscription) -> Queue | Topic | Subscription:
         if isinstance(destination, str):
-            destination = self.known.get(destination) or Queue(destination)
+            destination = (
+                self.known.get(destination) or self.configuration.destinations.get(destination) or Queue(destination)
+            )
         _check_destination(destination)
         if not isinstance(destination, Queue):
             self.capabilities.require("topics")

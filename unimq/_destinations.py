@@ -87,9 +87,13 @@ class Queue:
         for option in ("max_length", "max_deliveries"):
             if getattr(self, option) is not None:
                 count(getattr(self, option), option)
+        if self.overflow == "drop_oldest" and self.max_length is None:
+            raise ConfigError('overflow="drop_oldest" says what happens beyond max_length, which is not given')
         _check_name("queue", self.name, _LONGEST_NAME, portable=self.portable_name)
         if self.dead_letter is None:
             object.__setattr__(self, "dead_letter", not self.name.endswith(_DEAD_SUFFIX))
+        if self.dead_letter_expired and not self.dead_letter:
+            raise ConfigError("dead_letter_expired=True needs dead_letter=True: there is no queue for what expired")
         if self.portable_name:
             longest = _LONGEST_NAME - len(_DEAD_SUFFIX) * bool(self.dead_letter)
             longest -= _FIFO_SUFFIX_LENGTH * (self.ordering == "key")

@@ -1,5 +1,6 @@
 """The synchronous front: waits on locks; every rule is in the cores it shares with the asyncio front."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -34,22 +35,27 @@ def connect(
     *,
     timeout: float | timedelta = DEFAULT_TIMEOUT,
     middleware: Iterable[Middleware] = (),
+    config: str | os.PathLike[str] | None = None,
 ) -> "Broker":
-    """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``.
+    """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``, or a name from ``unimq.toml``.
 
     Args:
-        url: scheme, hosts, credentials and options; without it the environment variable ``UNIMQ_URL``.
+        url: scheme, hosts, credentials and options, or the name of a broker in the configuration; without it the
+            environment variable ``UNIMQ_URL``, else the name in ``UNIMQ_BROKER``, else the configuration's default.
         timeout: seconds for connecting and for every administrative call.
         middleware: hooks for every producer and consumer of the connection.
+        config: the configuration file; without it the one that ``UNIMQ_CONFIG`` names, else the nearest ``unimq.toml``
+            or ``pyproject.toml`` with ``[tool.unimq]`` from the working directory upwards. Destinations that are named
+            by a bare string have the policies that it gives them, whatever chose the broker.
 
     Raises:
-        ConfigError: the URL or an option is wrong; the error names what is valid.
+        ConfigError: the URL, an option or the configuration is wrong; the error names what is valid.
         MissingDependency: the backend's client library is not installed; the error holds the pip line.
         AuthError: the credentials were refused; not retried (E2).
         ConnectionLost: the broker did not answer in time.
 
     """
-    return Broker(BrokerCore(url, timeout=timeout, middleware=middleware))
+    return Broker(BrokerCore(url, timeout=timeout, middleware=middleware, config=config))
 
 
 class Broker:
@@ -103,7 +109,7 @@ class Broker:
         """Open a producer; the target is declared if it is missing, unless the URL says ``declare=false``.
 
         Args:
-            target: a queue by name, a `Queue` or a `Topic`.
+            target: a queue by name, a `Queue` or a `Topic`; a name in the configuration is what that says.
             timeout: seconds within which a send is confirmed or fails (S2), and that `enqueue` waits for room (S5).
             window: unconfirmed messages beyond which `enqueue` and `send` wait (S5).
             window_bytes: the same in bytes.
@@ -157,7 +163,8 @@ class Broker:
         """Open a consumer of a queue or subscription; the source is declared if it is missing.
 
         Args:
-            source: a queue by name, a `Queue` or a `Subscription`.
+            source: a queue by name, a `Queue` or a `Subscription`; a name in the configuration is what that says, a
+                subscription's is ``TOPIC--NAME``.
             prefetch: unsettled messages that it holds at most (R3).
             codec: makes `Delivery.value` from the bodies; what it cannot decode goes to the dead letters (D3).
             middleware: hooks of this consumer, called after those of the connection.

@@ -63,6 +63,11 @@ def parse_url(url: str) -> BrokerURL:
     )
 
 
+def is_name(url: object) -> bool:
+    """Whether it is no URL, but may be the name of a broker in the configuration."""
+    return isinstance(url, str) and "://" not in url
+
+
 def _parse_host(text: str) -> tuple[str, int | None]:
     shape = _HOST.fullmatch(text)
     if shape is None or not shape["host"]:

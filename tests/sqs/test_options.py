@@ -56,7 +56,7 @@ def test_wrong_urls(url: str, hint: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-QUEUE = Queue("q", ttl=60, lease=2.5, max_deliveries=5, dead_letter=False, dead_letter_expired=True)
+QUEUE = Queue("q", ttl=60, lease=2.5, max_deliveries=5, dead_letter=False)
 
 
 @pytest.mark.parametrize("queue", [Queue("q"), QUEUE, Queue("q-dead"), Queue("q-dead", dead_letter=True)])
