@@ -34,7 +34,7 @@ def send(address: str, topic: str, bodies: Sequence[bytes], partition: int | Non
 def open_receiver(address: str, topic: str) -> Iterator[Open]:
     opened: list[KafkaReceiver] = []
 
-    def open_one(prefetch: int = 100) -> tuple[KafkaReceiver, Deliveries]:
+    def open_one(prefetch: int = 100, *, is_ordered: bool = False) -> tuple[KafkaReceiver, Deliveries]:
         settings = consumer_settings(
             {"bootstrap.servers": address, "log_level": 0}, KafkaOptions(), topic, "consumer", prefetch
         )
@@ -45,6 +45,7 @@ def open_receiver(address: str, topic: str) -> Iterator[Open]:
             topic,
             sink,
             prefetch,
+            is_ordered=is_ordered,
             find_topic_id=lambda: "",
             is_topic_missing=lambda: False,
         )
@@ -268,3 +269,28 @@ def test_a_deleted_topic_is_noticed_where_the_client_says_nothing(
     until(lambda: sink.end)
     assert isinstance(sink.end, NotFound)
     assert sink.gone == sink.came
+
+
+def test_a_key_is_in_work_once_and_its_nacked_head_keeps_its_place(
+    address: str, topic: str, open_receiver: Open
+) -> None:
+    """O1."""
+    producer = Producer({"bootstrap.servers": address, "log_level": 0})
+    for number in range(3):
+        for key in ("a", "b"):
+            producer.produce(topic, f"{key}{number}".encode(), key=key, partition=0)
+    assert producer.flush(10) == 0
+    producer.close()
+    receiver, sink = open_receiver(is_ordered=True)
+    sink.wait_for(2)
+    assert sink.bodies() == [b"a0", b"b0"]
+    by_key = {delivery.key: delivery for delivery in sink.came}
+    receiver.nack(by_key["a"], 0.2)
+    receiver.ack([by_key["b"]])
+    sink.wait_for(3)
+    assert sink.came[2].body == b"b1"
+    sink.wait_for(4)
+    assert (sink.came[3].body, sink.came[3].attempt) == (b"a0", 2)
+    receiver.ack(sink.came[2:])
+    sink.wait_for(6)
+    assert sorted(delivery.body for delivery in sink.came[4:]) == [b"a1", b"b2"]

@@ -234,6 +234,7 @@ class KafkaDriver:
             topic,
             sink,
             prefetch,
+            is_ordered=queue_of(source).ordering == "key",
             find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
             is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
         )
@@ -275,9 +276,8 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         topics=native("a subscription is a consumer group"),
         start_earliest=native("as far back as the topic's retention"),
         require_subscription=unsupported("a Kafka topic does not know its groups", "declare the subscription first"),
-        ordering_key=unsupported(
-            "messages of one key are in one partition, but several of them are in work at a time",
-            "prefetch=1, with which a consumer works through its partitions in order while nothing is nacked",
+        ordering_key=emulated(
+            "a key has one partition, as long as their number stays; the consumer hands out one message of it at a time"
         ),
         delay=unsupported("Kafka delivers at once", "nack(delay) on receipt"),
         ttl=emulated("checked at delivery; the record stays until the topic's retention ends"),

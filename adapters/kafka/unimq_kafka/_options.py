@@ -83,6 +83,8 @@ def producer_settings(shared: Settings, options: KafkaOptions, limit: int) -> Se
         # Without it a retry after a lost answer would store the message twice, and out of order.
         "enable.idempotence": True,
         "message.timeout.ms": int(options.message_timeout * 1000),
+        # As the Java client does it: an empty key is a key, and programs of both languages agree on its partition (O1).
+        "partitioner": "murmur2_random",
         "linger.ms": options.linger * 1000,
         "compression.type": options.compression,
         "message.max.bytes": limit,

@@ -21,6 +21,7 @@ from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
 from unimq.adapter import Delivery, DeliverySink, Mailbox
 from unimq_kafka._errors import describe, is_final, native_of, request_error
 from unimq_kafka._handles import forget, keep
+from unimq_kafka._lanes import Lanes
 from unimq_kafka._options import Settings
 from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress, decode_metadata
 from unimq_kafka._wire import decode
@@ -63,12 +64,16 @@ class KafkaReceiver:
         sink: DeliverySink,
         prefetch: int,
         *,
+        is_ordered: bool,
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
     ) -> None:
         self._topic = topic
         self._sink = sink
         self._prefetch = prefetch
+        self._is_ordered = is_ordered
+        self._lanes: dict[Progress, Lanes] = {}
+        """Of each partition, if messages of one key are to be in work one at a time (O1)."""
         self._find_topic_id = find_topic_id
         self._is_topic_missing = is_topic_missing
         self._is_topic_in_doubt = False
@@ -261,7 +266,9 @@ class KafkaReceiver:
             self._drop([progress])
             progress = self._partitions[partition] = Progress(partition, self._find_topic_id(), offset, set())
         if progress.receive(offset):
-            self._fresh.append(Delivery(decode(record), 1, (progress, offset), self._sink, record))
+            delivery = Delivery(decode(record), 1, (progress, offset), self._sink, record)
+            if not self._is_ordered or self._lanes.setdefault(progress, Lanes()).admit(delivery):
+                self._fresh.append(delivery)
         if progress.span >= SPAN_LIMIT and partition not in self._stopped:
             self._apply_stops()
 
@@ -280,9 +287,14 @@ class KafkaReceiver:
         self._stopped = wanted
 
     def _forget_waiting(self) -> None:
+        for delivery in (behind for lanes in self._lanes.values() for behind in lanes.forget_waiting()):
+            progress, offset = _token(delivery)
+            progress.finish(offset)
         for delivery in (*self._fresh, *self._ready, *(item[2] for item in self._parked)):
             progress, offset = _token(delivery)
             progress.finish(offset)
+            if self._is_ordered:
+                self._lanes[progress].follow(delivery)
         self._fresh.clear()
         self._ready.clear()
         self._parked.clear()
@@ -302,6 +314,8 @@ class KafkaReceiver:
                 progress = self._release(delivery)
                 if progress is not None:
                     progress.ack(_token(delivery)[1])
+                    if self._is_ordered and (follower := self._lanes[progress].follow(delivery)) is not None:
+                        self._fresh.append(follower)
 
     def _release(self, delivery: Delivery) -> Progress | None:
         """Take a delivery out of what is held; `None` if its partition has gone (A6)."""
@@ -510,6 +524,7 @@ class KafkaReceiver:
             self._unsettled -= len(progress.held)
             progress.held.clear()
             del self._partitions[progress.partition]
+            self._lanes.pop(progress, None)
             self._stopped.discard(progress.partition)
         # In place: this is also called from within a poll, by code that goes on to work with them.
         for waiting in (self._fresh, self._ready):
