@@ -134,19 +134,6 @@ class TimingContract(Contract):
                 assert harness.receive_one(consumer).body == b"later"
                 assert time.monotonic() - began >= harness.bounds.delay - harness.bounds.tolerance
 
-    @needs("delay")
-    @guarantee("T2", "P2")
-    def test_a_delay_beyond_the_longest_is_refused_not_cut(
-        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
-    ) -> None:
-        longest = harness.capabilities.max_delay
-        if longest is None:
-            pytest.skip("this backend has no longest delay")
-        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
-            with pytest.raises(unimq.Unsupported, match=f"{longest:.10g}"):
-                producer.send(b"never", delay=longest + 1)
-            harness.nothing_else(queue, broker, consumer)
-
     @needs("max_length")
     @guarantee("T3", "S4", kills=("max-length-ignored",))
     def test_a_full_queue_refuses(self, broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
