@@ -16,11 +16,15 @@ SMALL = {
     "order_processing.py": ("--orders", "1000", "--workers", "3"),
     "log_processing.py": ("--lines", "400", "--workers", "3"),
     "realtime_analytics.py": ("--events", "600", "--hours-per-second", "0"),
+    "pubsub.py": ("--events", "600"),
+    "request_reply.py": ("--customers", "400", "--clients", "8"),
 }
 RECONCILED = {
     "order_processing.py": "Reconciled: 1000 orders in = 996 fulfilled + 4 dead-lettered",
     "log_processing.py": "Reconciled: 901 lines in = 891 parsed + 10 dead-lettered = 901 archived",
     "realtime_analytics.py": "Reconciled: 600 events in = ",
+    "pubsub.py": "Reconciled: 600 events out = 600 archived, ",
+    "request_reply.py": "Reconciled: 400 requests = 400 replies",
 }
 
 
@@ -55,6 +59,10 @@ def test_it_reconciles_by_default_in_memory_and_is_quiet_without_a_terminal(exam
         ("log_processing.py", "repeat", "logs-", "lines that came twice as if new: expected 0, found "),
         ("realtime_analytics.py", "lose", "earthquakes-", "events in all windows: expected 2400, found 2396"),
         ("realtime_analytics.py", "lose", "activity-", "windows with other figures than the file's"),
+        ("pubsub.py", "lose", "quakes-", "archived: expected 600, found 598"),
+        ("pubsub.py", "repeat", "quakes-", "events that came twice as if new: expected 0, found 7"),
+        ("request_reply.py", "lose", "accounts-", "replies: expected 400, found 399"),
+        ("request_reply.py", "lose", "unimq-reply-", "replies: expected 400, found 39"),
     ],
 )
 def test_it_does_not_add_up_when_the_broker_loses_or_repeats_a_message(
@@ -77,7 +85,13 @@ def test_the_url_comes_from_the_environment_and_errors_are_one_line(example: str
 
 @pytest.mark.parametrize(
     ("example", "destination"),
-    [("order_processing.py", "orders-"), ("log_processing.py", "logs-"), ("realtime_analytics.py", "earthquakes-")],
+    [
+        ("order_processing.py", "orders-"),
+        ("log_processing.py", "logs-"),
+        ("realtime_analytics.py", "earthquakes-"),
+        ("pubsub.py", "quakes-"),
+        ("request_reply.py", "accounts-"),
+    ],
 )
 def test_interrupted_it_leaves_nothing_behind(example: str, destination: str) -> None:
     done = run(FAULTY, "interrupt", destination, example, *SMALL[example])
