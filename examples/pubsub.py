@@ -114,14 +114,14 @@ def main() -> int:
         contextlib.ExitStack() as later,
     ):
         started = time.monotonic()
-        with progress(totals) as seen, ThreadPoolExecutor(5) as threads:
+        with progress(totals) as seen, ThreadPoolExecutor(6) as threads:
             try:
                 running.append(threads.submit(archivist.read, broker, archive, seen, stop))
                 running += [threads.submit(reader.read, broker, counters, seen, stop) for reader in sharing]
-                publish(broker, topic, first, seen)
+                threads.submit(publish, broker, topic, first, seen).result()
                 later.enter_context(declared(broker, latecomer))
                 running.append(threads.submit(late_reader.read, broker, latecomer, seen, stop))
-                publish(broker, topic, second, seen)
+                threads.submit(publish, broker, topic, second, seen).result()
                 running.append(threads.submit(patient.read, broker, afterwards, seen, stop))
                 for name, total in totals.items():
                     seen.wait(name, total, running, options.patience)
