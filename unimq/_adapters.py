@@ -16,6 +16,7 @@ _BUILT_IN = {
     "amqp": "unimq_rabbitmq:RabbitMQAdapter",
     "amqps": "unimq_rabbitmq:RabbitMQAdapter",
     "kafka": "unimq_kafka:KafkaAdapter",
+    "kafka+ssl": "unimq_kafka:KafkaAdapter",
     "sqs": "unimq_sqs:SQSAdapter",
     "sqs+http": "unimq_sqs:SQSAdapter",
 }

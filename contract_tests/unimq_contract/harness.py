@@ -126,9 +126,9 @@ def _shown(url: str) -> str:
 class Harness:
     """One test's view of the backend under test: its limits, and waits within them."""
 
-    def __init__(self, backend: Backend, capabilities: unimq.Capabilities) -> None:
+    def __init__(self, backend: Backend, capabilities: unimq.Capabilities, within: float | None = None) -> None:
         self.backend = backend
-        self.bounds = backend.bounds
+        self.bounds = backend.bounds if within is None else replace(backend.bounds, within=within)
         self.capabilities = capabilities
         self._marks = itertools.count(1)
 
@@ -254,13 +254,13 @@ class Destinations:
         """Return a name that nobody used before, with at least `length` characters."""
         return f"{self._test}-{os.urandom(4).hex()}".ljust(length, "x")
 
-    def queue(self, name: str = "", **policy: Any) -> unimq.Queue:
+    def queue(self, name: str = "", /, **policy: Any) -> unimq.Queue:
         """Return a queue with a fresh name, or this one, and these policies; it is not declared."""
         queue = unimq.Queue(name or self.name(), **policy)
         self._made.append(queue)
         return queue
 
-    def topic(self, name: str = "", **policy: Any) -> unimq.Topic:
+    def topic(self, name: str = "", /, **policy: Any) -> unimq.Topic:
         """Return a topic with a fresh name, or this one; it is not declared."""
         topic = unimq.Topic(name or self.name(), **policy)
         self._made.append(topic)

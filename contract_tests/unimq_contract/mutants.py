@@ -10,6 +10,7 @@ that claims it, that nobody claims, or that only breaks something by accident, f
 """
 
 import itertools
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -34,9 +35,9 @@ from unimq import (
 )
 from unimq._adapters import load_adapter, register_adapter
 from unimq._destinations import Seconds
-from unimq._requests import REPLY_PREFIX
 from unimq.adapter import (
     NO_HEADERS,
+    REPLY_PREFIX,
     Adapter,
     BrokerURL,
     Capabilities,
@@ -50,7 +51,9 @@ from unimq.adapter import (
     Sender,
     Source,
     Target,
+    native,
     queue_of,
+    unsupported,
 )
 
 STRESS = 0.2
@@ -69,6 +72,12 @@ class Mutant:
     def __init_subclass__(cls) -> None:
         cls.name = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).strip("-")
         cls.state = defaultdict(dict)
+
+    def connecting(self, url: BrokerURL) -> BrokerURL:
+        return url
+
+    def capabilities(self, real: Capabilities) -> Capabilities:
+        return real
 
     def declare(
         self, driver: Driver, destination: Queue | Topic | Subscription, as_is: bool, timeout: float
@@ -132,14 +141,14 @@ class FaultyAdapter:
     """The in-memory adapter under the scheme of one mutant."""
 
     def __init__(self, mutant: type[Mutant], memory: Adapter) -> None:
-        self.schemes: Sequence[str] = (f"memory+{mutant.name}",)
+        self.schemes: Sequence[str] = (f"memory+{mutant.name}", f"memory+{mutant.name}+ssl")
         self.options: type[msgspec.Struct] = memory.options
         self.mutant = mutant
         self.memory = memory
 
     def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "FaultyDriver":
-        driver = self.memory.connect(url, options, timeout=timeout)
         mutant = self.mutant()
+        driver = self.memory.connect(mutant.connecting(url), options, timeout=timeout)
         mutant.opened(driver)
         return FaultyDriver(mutant, driver)
 
@@ -151,7 +160,7 @@ class FaultyDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self.real.capabilities
+        return self.mutant.capabilities(self.real.capabilities)
 
     @property
     def native(self) -> object:
@@ -834,6 +843,54 @@ class LongLeasesEndAtOnce(Mutant):
 
     def extend(self, receiver: FaultyReceiver, delivery: Delivery, duration: float) -> None:
         receiver.real.extend(delivery, duration if duration < LONG else 0.01)
+
+
+# Faults of what is declared.
+
+
+class RefusesWhatWorks(Mutant):
+    """A nack could wait, and is declared not to."""
+
+    def capabilities(self, real: Capabilities) -> Capabilities:
+        return replace(real, nack_delay=unsupported("cannot wait", "nack() without delay"))
+
+
+class PlainTextForTls(Mutant):
+    """A server that does not speak TLS is spoken to without."""
+
+    def connecting(self, url: BrokerURL) -> BrokerURL:
+        if not url.scheme.endswith("+ssl"):
+            return url
+        host, port = url.hosts[0]
+        with socket.create_connection((host, cast("int", port))) as connection:
+            connection.sendall(b"hello, here I am")
+        return replace(url, hosts=())
+
+
+class ClaimsHistory(Mutant):
+    """History is declared to be kept, and is not."""
+
+    def capabilities(self, real: Capabilities) -> Capabilities:
+        return replace(real, start_earliest=native())
+
+
+class SaysNoReason(Mutant):
+    """What is unsupported does not say why, nor what to use instead."""
+
+    def capabilities(self, real: Capabilities) -> Capabilities:
+        return replace(real, start_earliest=unsupported(""))
+
+
+class LanesForEverybody(Mutant):
+    """Every queue keeps the order of keys, whether asked to or not."""
+
+    def declare(
+        self, driver: Driver, destination: Queue | Topic | Subscription, as_is: bool, timeout: float
+    ) -> Queue | Topic | Subscription:
+        if isinstance(destination, Queue):
+            driver.declare(replace(destination, ordering="key"), as_is=True, timeout=timeout)
+            return destination
+        return driver.declare(destination, as_is=as_is, timeout=timeout)
 
 
 # Faults of request and reply.

@@ -8,6 +8,7 @@ from socket import create_server
 
 import pytest
 from unimq_contract import suite
+from unimq_contract.claims import PROBES, UNPROBED, claiming, declaring
 from unimq_contract.contract import Contract
 from unimq_contract.guarantees import FAMILIES, GUARANTEES, guarantee
 from unimq_contract.harness import Background, Destinations, Harness, backend_at, numbered
@@ -15,8 +16,8 @@ from unimq_contract.leaks import Holdings, wait_until_released
 
 import unimq
 
-LATER = {"D2", "D3", "E3"}
-"""Guarantees of what unimq does not offer yet: redrive, typed bodies, TLS."""
+LATER = {"D2", "D3"}
+"""Guarantees of what unimq does not offer yet: redrive, typed bodies."""
 
 
 def marks(name: str) -> Iterator[pytest.Mark]:
@@ -34,14 +35,45 @@ def test_every_family_is_exported() -> None:
 
 def test_every_guarantee_has_tests() -> None:
     proven = {number for mark in marks("guarantee") for number in mark.args}
-    assert proven | LATER == GUARANTEES.keys() - {"O2"}, "O2 promises nothing"
+    assert proven | LATER == GUARANTEES.keys()
     assert not proven & LATER
     assert {number[0] for number in GUARANTEES} == FAMILIES.keys()
 
 
+FEATURES = {field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature}
+
+
 def test_every_capability_has_tests() -> None:
     needed = {feature for mark in marks("needs") for feature in mark.args}
-    assert needed == {field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature}
+    assert needed == FEATURES
+
+
+def test_every_capability_is_tried_where_it_is_declared_unsupported() -> None:
+    assert PROBES.keys() | UNPROBED == FEATURES
+    assert not PROBES.keys() & UNPROBED
+
+
+@pytest.mark.parametrize("feature", sorted(PROBES.keys() - {"start_earliest"}))
+def test_a_probe_finds_what_works_and_a_false_declaration(feature: str) -> None:
+    """On a broker that has the feature, through an adapter that denies it."""
+    no = unimq.Feature(unimq.Support.UNSUPPORTED, "no", "none")
+    harness = Harness(backend := backend_at("memory://", stress=1.0), unimq.connect(backend.url).capabilities)
+    destinations = Destinations("test_probe")
+    with declaring(backend.url, **{feature: no}) as denying, claiming(denying, feature) as claimed:
+        with unimq.connect(denying) as broker, pytest.raises(unimq.Unsupported):
+            PROBES[feature](broker, destinations, harness)
+        with unimq.connect(claimed) as broker:
+            PROBES[feature](broker, destinations, harness)
+            destinations.delete(broker)
+
+
+def test_a_probe_fails_on_what_does_not_work() -> None:
+    with claiming("memory://", "start_earliest") as claimed, unimq.connect(claimed) as broker:
+        assert broker.capabilities.start_earliest
+        with pytest.raises(AssertionError):
+            PROBES["start_earliest"](
+                broker, Destinations("test"), Harness(backend_at("memory://", stress=0.02), broker.capabilities)
+            )
 
 
 def test_a_guarantee_must_exist() -> None:

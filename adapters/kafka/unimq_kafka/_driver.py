@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic, Unsupported
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
@@ -57,11 +57,17 @@ class Native(NamedTuple):
 class KafkaAdapter:
     """``kafka://HOST:PORT,HOST:PORT``."""
 
-    schemes: ClassVar[Sequence[str]] = ("kafka",)
+    schemes: ClassVar[Sequence[str]] = ("kafka", "kafka+ssl")
     options: ClassVar[type[msgspec.Struct]] = KafkaOptions
 
     def connect(self, url: BrokerURL, options: KafkaOptions, *, timeout: float) -> "KafkaDriver":
         """See `unimq.adapter.Adapter.connect`."""
+        if url.scheme != "kafka":
+            raise Unsupported(
+                "TLS on kafka",
+                "this version of unimq makes plain connections only",
+                "kafka:// to a TLS tunnel on this host, or within a network of your own",
+            )
         settings = client_settings(url, options)
         administration = Administration(settings, addresses(url))
         try:

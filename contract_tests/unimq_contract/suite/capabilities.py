@@ -1,14 +1,16 @@
 """Principle 2: what is declared works, what is declared unsupported is refused before anything happens."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 import pytest
 
 import unimq
+from unimq_contract.claims import PROBES, UNPROBED, claiming
 from unimq_contract.contract import Contract
 from unimq_contract.guarantees import guarantee
-from unimq_contract.harness import Connections, Destinations, Harness
+from unimq_contract.harness import Backend, Connections, Destinations, Harness
 
 FEATURES = [field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature]
 
@@ -24,7 +26,7 @@ SEVERAL_WAYS_TO_ASK: dict[str, list[dict[str, object]]] = {
 
 
 class CapabilitiesContract(Contract):
-    @guarantee("P2")
+    @guarantee("P2", kills=("says-no-reason",))
     def test_capabilities_say_who_speaks_and_why_not(self, broker: unimq.Broker) -> None:
         capabilities = broker.capabilities
         assert capabilities.backend
@@ -89,6 +91,31 @@ class CapabilitiesContract(Contract):
             held.ack()
             consumer.settle()
         harness.is_empty(queue, broker)
+
+    @pytest.mark.fronts("sync")
+    @guarantee("P2", kills=("refuses-what-works",))
+    def test_what_is_declared_unsupported_does_not_work(
+        self,
+        broker: unimq.Broker,
+        backend: Backend,
+        connect: Connections,
+        destinations: Destinations,
+        harness: Harness,
+    ) -> None:
+        """An adapter may not refuse what it can do: each is tried on a connection that claims it."""
+        patience = harness.bounds.wake + harness.bounds.delay * 1.5
+        impatient = Harness(backend, harness.capabilities, within=patience)
+        working: list[str] = []
+        for name, feature in broker.capabilities.features():
+            if feature or name in UNPROBED:
+                continue
+            # To be extended, a lease must be there.
+            together = {name, "lease"} if name == "extend" else {name}
+            # However it fails, it does not work.
+            with contextlib.suppress(Exception), claiming(backend.url, *together) as url:
+                PROBES[name](connect(url), destinations, impatient)
+                working.append(name)
+        assert not working, f"declared unsupported, and works: {', '.join(working)}"
 
     @staticmethod
     def asking(feature: str, destinations: Destinations) -> Iterator[unimq.Queue | unimq.Topic | unimq.Subscription]:

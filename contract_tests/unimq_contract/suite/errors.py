@@ -1,14 +1,16 @@
-"""Errors: E1 and E2. Bad input, from the URL to the smallest argument: each a typed error that names what was wrong."""
+"""Errors: E1 to E3. Bad input, from the URL to the smallest argument: each a typed error that names what was wrong."""
 
+import contextlib
 import functools
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 import unimq
 from unimq_contract.contract import Contract
 from unimq_contract.guarantees import guarantee
-from unimq_contract.harness import Backend, Connections, Destinations, Harness
+from unimq_contract.harness import Backend, Connections, Destinations, Harness, family
 
 SECRET = "Pa55-never-to-be-seen"
 
@@ -85,6 +87,52 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
+class Listener:
+    """A server on 127.0.0.1 that speaks no TLS: it keeps what it hears first on each connection, and hangs up."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._thread = threading.Thread(target=self._listen, name="contract-listener", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Closing alone does not wake a thread that accepts.
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(1.0)
+                with contextlib.suppress(OSError):
+                    self.heard.append(connection.recv(1024))
+
+
+def with_tls(backend: Backend, port: int) -> str:
+    """Return the URL that asks this adapter for TLS, at this port."""
+    match family(backend.url):
+        case "sqs":
+            address = f"https://127.0.0.1:{port}"
+            return f"sqs://?region=eu-west-1&endpoint={address}&sns_endpoint={address}"
+        case "amqp":
+            return f"amqps://guest:{SECRET}@127.0.0.1:{port}/"
+        case "kafka":
+            return f"kafka+ssl://user:{SECRET}@127.0.0.1:{port}"
+        case _:
+            # Without a network there is nothing to protect, and nothing may pretend to.
+            return f"{backend.scheme}+ssl://127.0.0.1:{port}"
+
+
 class ErrorsContract(Contract):
     @guarantee("E1")
     def test_a_bad_url_is_refused(self, connect: Connections, backend: Backend, subtests: pytest.Subtests) -> None:
@@ -147,6 +195,28 @@ class ErrorsContract(Contract):
         assert time.monotonic() - began < harness.bounds.within
         assert not caught.value.retryable
         assert SECRET not in told(caught.value)
+
+    @pytest.mark.fronts("sync")
+    @guarantee("E3", "E1", kills=("plain-text-for-tls",))
+    def test_nothing_is_said_in_plain_text_where_tls_is_asked_for(
+        self, connect: Connections, backend: Backend, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither to a server that speaks no TLS, nor because TLS is not offered: then that is what is said."""
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-of-nobody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        with Listener() as listener:
+
+            def speaks() -> None:
+                with connect.front.connect(with_tls(backend, listener.port), timeout=harness.bounds.wake) as broker:
+                    broker.producer("to-nobody")
+
+            with pytest.raises((unimq.ConnectionLost, unimq.Unsupported, unimq.ConfigError)) as caught:
+                speaks()
+            assert SECRET not in told(caught.value)
+            assert not isinstance(caught.value, unimq.ConfigError) or "no adapter for scheme" in str(caught.value)
+        # A record of a TLS handshake begins with 22.
+        plain = [said for said in listener.heard if said and said[0] != 22]
+        assert not plain, f"sent in plain text: {plain[0][:40]!r}"
 
     @guarantee("E1")
     def test_a_password_is_never_shown(self, backend: Backend, broker: unimq.Broker, queue: unimq.Queue) -> None:

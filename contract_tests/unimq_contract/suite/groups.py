@@ -198,7 +198,7 @@ class GroupsContract(Contract):
             harness.nothing_else(topic, broker, from_early, from_late)
 
     @needs("topics", "start_earliest")
-    @guarantee("G2")
+    @guarantee("G2", "P2", kills=("claims-history",))
     def test_a_subscription_may_ask_for_history(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ class LimitsContract(Contract):
     ) -> None:
         """With headers and encoding counted: the next byte is refused, alone, and nothing of it is stored."""
         limit = self.largest(harness)
-        note = {"note": "n" * 500, "mark": b"\xff\x00"}
+        note: dict[str, str | bytes] = {"note": "n" * 500, "mark": b"\xff\x00"}
         kinds: list[tuple[Fields, int]] = [
             (lambda size: unimq.Message(text(size), id="plain"), 1),
             (lambda size: unimq.Message(text(size), key="k" * 100, headers=note, id="with-headers"), 1),
@@ -175,7 +176,7 @@ class LimitsContract(Contract):
         fields = ("id", "content_type", "correlation_id", "reply_to")
 
         def one(name: str, value: str) -> unimq.Message:
-            given: dict[str, str] = {"id": "as-any", name: value}
+            given: dict[str, Any] = {"id": "as-any", name: value}
             return unimq.Message(b"f", **given)
 
         fitting = [one(name, longest) for name in fields]
@@ -201,9 +202,9 @@ class LimitsContract(Contract):
     ) -> None:
         longest = destinations.name(LONGEST_NAME)
         with_dead = destinations.name(LONGEST_NAME - DEAD)
-        for name, policy in ((longest + "x", {"dead_letter": False}), (with_dead + "x", {})):
+        for name, dead_letter in ((longest + "x", False), (with_dead + "x", True)):
             with pytest.raises(unimq.ConfigError, match=str(len(name) - 1)) as caught:
-                unimq.Queue(name, **policy)
+                unimq.Queue(name, dead_letter=dead_letter)
             assert name in str(caught.value)
         plain = destinations.queue(longest, dead_letter=False)
         twin = destinations.queue(longest[:-1] + "y", dead_letter=False)

@@ -1,4 +1,4 @@
-"""Order: O1."""
+"""Order: O1 and O2."""
 
 import random
 import time
@@ -6,7 +6,7 @@ import time
 import unimq
 from unimq_contract.contract import Contract
 from unimq_contract.guarantees import guarantee, needs
-from unimq_contract.harness import Destinations, Harness
+from unimq_contract.harness import Destinations, Harness, bodies, numbered
 
 
 def keyed(keys: int, each: int) -> list[unimq.Message]:
@@ -17,6 +17,21 @@ def keyed(keys: int, each: int) -> list[unimq.Message]:
 
 
 class OrderingContract(Contract):
+    @guarantee("O2", "R1", kills=("lanes-for-everybody", "lose-some"))
+    def test_without_ordering_a_key_holds_nothing_up(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """No promise of order, but of everything else: all of a key may be in work at once, in whatever order."""
+        with broker.producer(queue) as producer, broker.consumer(queue, prefetch=60) as consumer:
+            producer.send_many([unimq.Message(body, key="the same") for body in numbered(30)])
+            held = harness.receive(consumer, 30)
+            assert bodies(held) == numbered(30)
+            held.pop(7).nack()
+            again = harness.receive_one(consumer)
+            assert again.attempt == 2
+            consumer.ack([*held, again])
+            harness.nothing_else(queue, broker, consumer)
+
     @needs("ordering_key")
     @guarantee("O1", kills=("shuffled",))
     def test_messages_of_a_key_arrive_in_the_order_sent(
