@@ -32,6 +32,7 @@ from unimq._errors import (
 from unimq._message import Message
 from unimq._middleware import Middleware, Nack, Reject
 from unimq._receipt import Receipt
+from unimq._redrive import Redriven
 from unimq._sync import Broker, Consumer, Producer, connect
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ __all__ = [
     "Queue",
     "QueueFull",
     "Receipt",
+    "Redriven",
     "Reject",
     "RequestFailed",
     "RequestTimeout",

@@ -33,6 +33,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
+from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import Registry, deadline_after, remaining
@@ -369,6 +370,26 @@ class AsyncBroker:
     async def stats(self, source: str | Source) -> Stats:
         """Return the depth of a queue or subscription; see `Broker.stats`."""
         return await self._loop.in_worker(self._core.stats, source)
+
+    async def redrive(
+        self,
+        source: str | Source,
+        *,
+        limit: int | None = None,
+        reason: str | None = None,
+        rate: float | None = None,
+        dry_run: bool = False,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+    ) -> Redriven:
+        """Return dead letters to their source; see `Broker.redrive` (D2). Cancelled, it ends with what is under way."""
+        redrive = Redrive(self._core, source, limit=limit, reason=reason, rate=rate, dry_run=dry_run, timeout=timeout)
+        running = asyncio.ensure_future(self._loop.in_worker(redrive.run))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            redrive.stop()
+            await asyncio.wait((running,))
+            raise
 
     async def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Close everything within `timeout` seconds; see `Broker.close`."""

@@ -155,12 +155,12 @@ class BrokerCore:
     def purge(self, source: str | Source) -> int | None:
         self.check_open()
         self.capabilities.require("purge")
-        return self.driver.purge(self._named_source(source), timeout=self.timeout)
+        return self.driver.purge(self.named_source(source), timeout=self.timeout)
 
     def stats(self, source: str | Source) -> Stats:
         self.check_open()
         self.capabilities.require("stats")
-        found = self._named_source(source)
+        found = self.named_source(source)
         stats = self.driver.stats(found, timeout=self.timeout)
         dead_letters = queue_of(found).dead_letters
         if dead_letters is None:
@@ -178,7 +178,7 @@ class BrokerCore:
             self.capabilities.require("topics")
         return destination
 
-    def _named_source(self, source: str | Source) -> Source:
+    def named_source(self, source: str | Source) -> Source:
         found = self._named(source)
         if isinstance(found, Topic):
             raise ConfigError(f"{found.name!r} is a topic; name one of its subscriptions")
@@ -256,6 +256,15 @@ class BrokerCore:
         )
         producer.use(self.driver.open_sender(target, producer, timeout=self.timeout))
         return producer
+
+    def attach_consumer(self, queue: Queue, *, prefetch: int) -> ConsumerCore:
+        """Open a consumer of an existing queue for a part of the library: no hooks, and what expired is delivered."""
+        core = ConsumerCore(queue, self.capabilities, None)
+        core.delivers_expired = True
+        core.receiver = self.driver.open_receiver(queue, core, prefetch=prefetch, timeout=self.timeout)
+        with self.lock:
+            self.consumers.add(core)
+        return core
 
     def open_requests(self) -> Requests:
         """Return the reply queue of this connection, made if there is none or if the last one has ended."""

@@ -83,6 +83,8 @@ class Capabilities:
     """``max_length`` with ``overflow="drop_oldest"`` (T3)."""
     dead_letter: Feature
     """``reject`` and ``max_deliveries`` move the message to the dead-letter queue (A4, A8)."""
+    redrive_subscription: Feature
+    """`redrive` returns the dead letters of a subscription to it alone (D2)."""
     stats: Feature
     """``stats()`` (T4); its note says how exact the numbers are."""
     purge: Feature

@@ -18,6 +18,11 @@ DEAD_AT = DEAD_LETTER_PREFIX + "at"
 ORIGINAL_ID = DEAD_LETTER_PREFIX + "id"
 ERROR_TYPE = DEAD_LETTER_PREFIX + "error-type"
 ERROR = DEAD_LETTER_PREFIX + "error"
+PROVENANCE = frozenset({REASON, SOURCE, ATTEMPTS, FIRST_SENT_AT, DEAD_AT, ORIGINAL_ID, ERROR_TYPE, ERROR})
+"""What a dead letter has and a redriven message has not."""
+REDRIVES = DEAD_LETTER_PREFIX + "redrives"
+REDRIVE_ID = DEAD_LETTER_PREFIX + "redrive-id"
+"""What a redriven message keeps, also when it is dead again: how often it was redriven, and by which run at last."""
 
 LONGEST_ERROR = 1000
 """Characters of an exception's text that are kept; what a handler raises may hold a whole document."""
@@ -29,7 +34,8 @@ def provenance(delivery: Delivery, reason: str, source: str, error: BaseExceptio
     Times are Unix seconds with three decimals. The names stand in ``docs/dead-letters.md``.
     """
     headers: dict[str, str | bytes] = {
-        **delivery.headers,
+        # Of a dead letter that was forwarded as it was, the former provenance ends here.
+        **{name: value for name, value in delivery.headers.items() if name not in PROVENANCE},
         REASON: reason,
         SOURCE: source,
         ATTEMPTS: str(delivery.attempt),

@@ -99,6 +99,8 @@ class ConsumerCore:
         self.max_deliveries: int | None = self.queue.max_deliveries
         self.is_plain: bool = self.ttl is None and self.max_deliveries is None and codec is None and not self.on_deliver
         """Nothing to check at delivery but the message's own ttl: saves a call per message."""
+        self.delivers_expired: bool = False
+        """For a redrive: a dead letter that is past its ttl is none the less to be returned."""
 
     # Coming up: `DeliverySink`.
 
@@ -163,7 +165,7 @@ class ConsumerCore:
         if self.ttl is not None:
             limit = delivery.message.sent_at + self.ttl
             expires_at = limit if expires_at is None or limit < expires_at else expires_at
-        if expires_at is not None and time.time() >= expires_at:
+        if expires_at is not None and time.time() >= expires_at and not self.delivers_expired:
             self._settle_dead(delivery, EXPIRED, keep=self.queue.dead_letter_expired)
             return False
         if self.max_deliveries is not None and delivery.attempt > self.max_deliveries:

@@ -25,6 +25,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
+from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import block_until, deadline_after, remaining
@@ -313,6 +314,41 @@ class Broker:
     def stats(self, source: str | Source) -> Stats:
         """Return the depth of a queue or subscription, as exact as the backend allows (T4)."""
         return self._core.stats(source)
+
+    def redrive(
+        self,
+        source: str | Source,
+        *,
+        limit: int | None = None,
+        reason: str | None = None,
+        rate: float | None = None,
+        dry_run: bool = False,
+        timeout: Seconds = DEFAULT_TIMEOUT,
+    ) -> Redriven:
+        """Return dead letters to the queue, or to the one subscription, that they come from (D2).
+
+        Each is confirmed at the source before it leaves the dead letters, so none is lost, whatever interrupts this
+        call; start it again to go on. Of the last 200 some may then be there twice, with the same id. They come
+        without their provenance, as sent now, and at attempt 1; ``docs/dead-letters.md`` says more.
+
+        Args:
+            source: the queue or subscription itself, not its dead-letter queue.
+            limit: move at most so many.
+            reason: move only those that died of it; the others stay.
+            rate: messages per second at most.
+            dry_run: move nothing, and count by reason.
+            timeout: seconds to wait for dead letters that the broker says are there and somebody else holds.
+
+        Raises:
+            ConfigError: the source has no dead-letter queue, or an argument is wrong.
+            Unsupported: a subscription, where the backend cannot send to one alone; raised before any I/O.
+            NotFound: the source or its dead-letter queue does not exist; nothing was moved.
+            ConnectionLost, AuthError, Closed: the dead letters cannot be read any more; a note tells how many moved.
+
+        """
+        return Redrive(
+            self._core, source, limit=limit, reason=reason, rate=rate, dry_run=dry_run, timeout=timeout
+        ).run()
 
     def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
         """Close every producer and consumer, then the connection, within `timeout` seconds (L1). Idempotent.

@@ -24,7 +24,7 @@ import msgspec
 
 from unimq._capabilities import Capabilities, Feature, Stats, Support, emulated, native, unsupported
 from unimq._delivery import Delivery, Settler
-from unimq._destinations import Queue, Source, Subscription, Target, Topic, queue_of
+from unimq._destinations import REPLY_PREFIX, Queue, Source, Subscription, Target, Topic, queue_of
 from unimq._errors import UnimqError
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
@@ -33,6 +33,7 @@ from unimq._url import BrokerURL
 
 __all__ = [
     "NO_HEADERS",
+    "REPLY_PREFIX",
     "RESERVED_PREFIX",
     "Adapter",
     "BrokerURL",
@@ -203,7 +204,9 @@ class Driver(Protocol):
         ...
 
     def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> Sender:
-        """Open a sender to an existing target."""
+        """Open a sender to an existing target. Where `Capabilities.redrive_subscription` is supported, that may be the
+        queue of a subscription, which then gets what no other subscription of its topic gets (D2).
+        """
         ...
 
     def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> Receiver:

@@ -36,6 +36,7 @@ _FEATURES: dict[str, Any] = {
     "max_length": native(),
     "drop_oldest": unsupported("never drops", 'overflow="reject"'),
     "dead_letter": native(),
+    "redrive_subscription": native(),
     "stats": native(),
     "purge": native(),
     "pause": native(),

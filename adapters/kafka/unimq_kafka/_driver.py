@@ -293,6 +293,10 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         max_length=length,
         drop_oldest=length,
         dead_letter=emulated("topic <name>-dead; the copy is confirmed before the original is committed"),
+        redrive_subscription=unsupported(
+            "a subscription reads its topic itself, and what is sent there goes to every subscription",
+            "a consumer of its dead-letter queue that does the work of the subscription",
+        ),
         stats=native("ready counts messages in work, too; acks are seen after their commit, 0.2 s later"),
         purge=native("deletes the records of a queue; a subscription without consumers moves to the end"),
         pause=native(),

@@ -85,6 +85,7 @@ class MemoryDriver:
             max_length=native("counts what no consumer holds"),
             drop_oldest=native("counts what no consumer holds"),
             dead_letter=native(),
+            redrive_subscription=native(),
             stats=native("exact"),
             purge=native(),
             pause=native(),

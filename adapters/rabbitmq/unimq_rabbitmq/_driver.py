@@ -14,6 +14,7 @@ from pika import exceptions
 
 from unimq import ConnectionLost, Queue, Stats, Subscription, Topic, UnimqError
 from unimq.adapter import (
+    REPLY_PREFIX,
     BrokerURL,
     Capabilities,
     DeliverySink,
@@ -37,6 +38,8 @@ from unimq_rabbitmq._thread import IOThread
 
 _FAREWELL = 1.0
 _FRAME_OVERHEAD = 8
+_REPLY_QUEUE_EXPIRES = 30 * 60_000
+"""Milliseconds after which the broker deletes a reply queue whose requester crashed, so that nobody reads it."""
 
 
 class RabbitMQAdapter:
@@ -109,6 +112,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         max_length=native("a quorum queue takes some messages more; a full subscription gives SendUnknown"),
         drop_oldest=native("a quorum queue takes some messages more"),
         dead_letter=emulated("a confirmed copy, then the ack; what drop_oldest drops is not dead-lettered"),
+        redrive_subscription=native("by the default exchange, straight to its queue"),
         stats=native("ready and consumers; AMQP does not say the rest"),
         purge=native("what consumers hold stays"),
         pause=native(),
@@ -186,6 +190,8 @@ class RabbitMQDriver:
         if not self._before_4:
             # From 4.0 on the broker drops after 20 failures by itself. Before, -1 would drop at the first one.
             arguments["x-delivery-limit"] = -1
+        if queue.name.startswith(REPLY_PREFIX):
+            arguments["x-expires"] = _REPLY_QUEUE_EXPIRES
         if queue.max_length is not None:
             arguments["x-max-length"] = queue.max_length
             arguments["x-overflow"] = "reject-publish" if queue.overflow == "reject" else "drop-head"

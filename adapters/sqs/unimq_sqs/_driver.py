@@ -489,6 +489,7 @@ def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001
         max_length=unsupported(*no_length),
         drop_oldest=unsupported(*no_length),
         dead_letter=native("explicit copies; a redrive policy well above max_deliveries is a net for crashes"),
+        redrive_subscription=native("straight to its queue"),
         stats=native("approximate; right about a minute after the senders stopped"),
         purge=native("takes up to 60 s on AWS, and may take messages sent meanwhile; once a minute"),
         pause=native("what a running long poll still brings goes back at once, which counts as a delivery"),

@@ -63,6 +63,7 @@ class SQLiteDriver:
             max_length=native("counts what no consumer holds"),
             drop_oldest=native("counts what no consumer holds"),
             dead_letter=native(),
+            redrive_subscription=native(),
             stats=native("exact"),
             purge=native(),
             pause=native(),
