@@ -127,6 +127,7 @@ class Redrive:
         self.waiting: int | None = None
         """Dead letters at the beginning."""
         self.is_exact = False
+        """They are all of them. RabbitMQ does not count what a consumer holds, or held until a moment ago."""
         self.due = 0.0
         """`time.monotonic` of the next send under a rate."""
 
@@ -187,7 +188,7 @@ class Redrive:
             if stats.ready is not None:
                 # What others hold, perhaps a redrive that was killed, belongs to this pass if it comes back in time.
                 self.waiting = stats.ready + (stats.in_flight or 0) + (stats.delayed or 0)
-                self.is_exact = stats.exact
+                self.is_exact = stats.exact and stats.in_flight is not None
 
     def _open(self) -> None:
         fetched = WINDOW if self.rate is None else max(1, min(WINDOW, math.ceil(self.rate * _FETCHED_AHEAD)))
