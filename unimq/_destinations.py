@@ -9,6 +9,10 @@ from unimq._errors import ConfigError
 
 Seconds = float | timedelta
 
+REPLY_PREFIX = "unimq-reply-"
+"""Names of reply queues begin so: an operator recognises what a crashed program left behind, and so does a driver whose
+broker can delete a queue that nobody reads."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_NAME = 80
 _DEAD_SUFFIX = "-dead"

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
-from unimq._codec import Codec, decode, encode
+from unimq._codec import Codec, bound, decode, encode
 from unimq._dead_letters import ATTEMPTS, ERROR, ERROR_TYPE, REASON, SOURCE
 from unimq._delivery import Delivery
-from unimq._destinations import Queue, Seconds, seconds
+from unimq._destinations import REPLY_PREFIX, Queue, Seconds, seconds
 from unimq._errors import (
     AlreadySettled,
     BufferFull,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("unimq")
 
-REPLY_PREFIX = "unimq-reply-"
-"""Names of reply queues begin so, so that an operator recognises what a crashed program left behind."""
 MOST_REQUESTS = 5_000
 MOST_BYTES = 64 * 1024 * 1024
 """Requests of one connection that may wait for their replies, and their bytes (S5, L5)."""
