@@ -1,5 +1,6 @@
 """One `Producer` and `Consumer` for Amazon SQS, Apache Kafka, RabbitMQ and an in-memory broker."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from unimq._capabilities import Capabilities, Feature, Stats, Support
@@ -37,8 +38,11 @@ from unimq._sync import Broker, Consumer, Producer, connect
 
 if TYPE_CHECKING:
     from unimq._asyncio import AsyncBroker, AsyncConsumer, AsyncProducer, connect_async
+    from unimq._cloudevents import CloudEvent, CloudEvents
+    from unimq._codecs import JSON, MessagePack
+    from unimq._compression import Compressed
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - JSON is no constant
     "AlreadySettled",
     "AsyncBroker",
     "AsyncConsumer",
@@ -48,7 +52,10 @@ __all__ = [
     "BufferFull",
     "Capabilities",
     "Closed",
+    "CloudEvent",
+    "CloudEvents",
     "Codec",
+    "Compressed",
     "ConfigError",
     "ConnectionLost",
     "Consumer",
@@ -58,8 +65,10 @@ __all__ = [
     "Encoded",
     "Feature",
     "InvalidMessage",
+    "JSON",
     "LeaseLost",
     "Message",
+    "MessagePack",
     "MessageTooLarge",
     "Middleware",
     "MissingDependency",
@@ -86,21 +95,26 @@ __all__ = [
     "connect_async",
 ]
 
-_ASYNC = {"AsyncBroker", "AsyncConsumer", "AsyncProducer", "connect_async"}
+# asyncio costs as much to import as all the rest, and codecs load compression; programs that use neither do not pay.
+_LATER = {
+    "_asyncio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "connect_async"),
+    "_cloudevents": ("CloudEvent", "CloudEvents"),
+    "_codecs": ("JSON", "MessagePack"),
+    "_compression": ("Compressed",),
+}
 
 
 def __getattr__(name: str) -> object:
-    # asyncio costs as much to import as all the rest; programs that do not use it do not pay for it.
-    if name in _ASYNC:
-        from unimq import _asyncio
-
-        for each in _ASYNC:
-            found = globals()[each] = getattr(_asyncio, each)
-            found.__module__ = __name__
-        return globals()[name]
+    for module, names in _LATER.items():
+        if name in names:
+            loaded = importlib.import_module(f"unimq.{module}")
+            for each in names:
+                found = globals()[each] = getattr(loaded, each)
+                found.__module__ = __name__
+            return globals()[name]
     raise AttributeError(f"module 'unimq' has no attribute {name!r}")
 
 
 # Tracebacks, pickles and documentation name things where users find them: unimq.QueueFull, not unimq._errors.QueueFull.
-for _public in {*__all__} - _ASYNC:
+for _public in {*__all__}.difference(*_LATER.values()):
     globals()[_public].__module__ = __name__

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimq._adapters import load_adapter, read_options
 from unimq._capabilities import Capabilities, Stats
-from unimq._codec import Codec
+from unimq._codec import Codec, bound
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
 from unimq._errors import Closed, ConfigError
@@ -197,6 +197,7 @@ class BrokerCore:
         middleware: Iterable[Middleware] = (),
     ) -> ProducerCore:
         middleware = (*self.middleware, *checked(middleware))
+        codec = None if codec is None else bound(codec, self.capabilities)
         found = self.resolve(target)
         if isinstance(found, Subscription):
             raise ConfigError(f"{found!r} is a subscription; send to its topic")
@@ -224,6 +225,7 @@ class BrokerCore:
     ) -> ConsumerCore:
         count(prefetch, "prefetch")
         middleware = (*self.middleware, *checked(middleware))
+        codec = None if codec is None else bound(codec, self.capabilities)
         found = self.resolve(source)
         if isinstance(found, Topic):
             raise ConfigError(f"{found.name!r} is a topic; consume one of its subscriptions")

@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from unimq._errors import Unsupported
 
@@ -110,6 +111,8 @@ class Capabilities:
     """Longest header name, id, content type, correlation id or reply queue in UTF-8 (S4)."""
     max_delay: float | None = None
     """Longest ``delay`` in seconds (T2)."""
+    cloudevents: Literal["kafka", "amqp"] | None = None
+    """Protocol binding of CloudEvents by which `unimq.CloudEvents` writes binary mode; ``None``: structured mode."""
     max_nack_delay: float | None = None
     """Longest ``nack(delay)`` in seconds (A3); a note of ``nack_delay`` says if it counts from the receipt."""
     max_lease: float | None = None

@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from unimq._capabilities import Capabilities
 from unimq._errors import DecodeError, InvalidMessage, UnimqError
 from unimq._message import NO_HEADERS, Headers, Message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     # Type parameters with defaults are new in Python 3.13; type checkers know them in every version.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
@@ -21,6 +24,9 @@ else:
 
 T = TypeVar("T")
 
+LONGEST_ERROR = 1000
+"""Characters that are kept of what a codec says against a message."""
+
 
 class Encoded(msgspec.Struct, eq=False):
     """What a codec makes of a value."""
@@ -32,7 +38,10 @@ class Encoded(msgspec.Struct, eq=False):
 
 
 class Codec(Protocol[T]):
-    """How values become messages and messages values. Called from several threads at once."""
+    """How values become messages and messages values. Called from several threads at once.
+
+    One that differs between backends also has ``bind(capabilities)``, which returns the codec to use on that backend.
+    """
 
     def encode(self, value: T) -> Encoded:
         """Return body, content type and headers; any exception refuses the message with `InvalidMessage` (S4)."""
@@ -44,6 +53,17 @@ class Codec(Protocol[T]):
         Any exception, best a `DecodeError`, moves the message to the dead letters at its first delivery (D3).
         """
         ...
+
+
+def bound(codec: Codec[T], capabilities: Capabilities) -> Codec[T]:
+    """Return the codec as it is on one backend; most are the same on each.
+
+    Raises:
+        Unsupported: the backend cannot carry what the codec makes.
+
+    """
+    bind: Callable[[Capabilities], Codec[T]] | None = getattr(codec, "bind", None)
+    return codec if bind is None else bind(capabilities)
 
 
 def encode(
@@ -89,4 +109,6 @@ def decode(codec: Codec[T], message: Message) -> T:
     except Exception as error:
         # A codec may be the user's own; whatever it raises means that this message cannot be read.
         kind = "" if isinstance(error, UnimqError) else f"{type(error).__name__}: "
-        raise DecodeError(f"{codec!r} cannot decode message {message.id}: {kind}{error}") from error
+        # The text may hold any part of the body.
+        text = str(error)[:LONGEST_ERROR]
+        raise DecodeError(f"{codec!r} cannot decode message {message.id}: {kind}{text}") from error

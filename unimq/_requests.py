@@ -221,7 +221,8 @@ class Request:
         self.broker = broker
         self.target = target
         self.timeout: float = seconds(timeout, "timeout")
-        self.codec = reply_codec if reply_codec is not None else codec
+        codec = None if codec is None else bound(codec, broker.capabilities)
+        self.codec = codec if reply_codec is None else bound(reply_codec, broker.capabilities)
         if codec is not None and not isinstance(body, Message):
             body, headers, content_type = encode(codec, body, headers, content_type)
         self.message = compose(body, key, headers, message_id, content_type, ttl=ttl)

@@ -302,6 +302,7 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         pause=native(),
         attempts_exact=False,
         shutdown_counts=False,
+        cloudevents="kafka",
         idle_consumers="a partition goes to one consumer of a group: at most as many work as the topic has partitions",
         acks_at_risk="an unclean election of the offsets topic's leader, or its single copy on a disk that is lost",
         max_message_bytes=limit,

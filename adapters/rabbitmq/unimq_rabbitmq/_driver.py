@@ -123,6 +123,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         max_header_bytes=limits.frame,
         max_field_bytes=_wire.LONGEST_SHORT,
         max_delay=LONGEST,
+        cloudevents="amqp",
         max_nack_delay=LONGEST,
     )
 
