@@ -26,6 +26,7 @@ from unimq._capabilities import Capabilities, Feature, Stats, Support, emulated,
 from unimq._delivery import Delivery, Settler
 from unimq._destinations import REPLY_PREFIX, Queue, Source, Subscription, Target, Topic, queue_of
 from unimq._errors import UnimqError
+from unimq._lanes import Lanes
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
 from unimq._outgoing import Outgoing
@@ -43,8 +44,10 @@ __all__ = [
     "Driver",
     "Feature",
     "Headers",
+    "Lanes",
     "Mailbox",
     "Message",
+    "OfflineAdapter",
     "OutcomeSink",
     "Outgoing",
     "Queue",
@@ -237,6 +240,23 @@ class Adapter(Protocol):
             AuthError: at once, not retried (E2).
             ConnectionLost: the broker did not answer within `timeout` seconds.
             ConfigError: host, port, path or an option is wrong for this backend.
+
+        """
+        ...
+
+
+@runtime_checkable
+class OfflineAdapter(Adapter, Protocol):
+    """An adapter that also knows without a connection what its broker can do, so that ``unimq check`` works on it."""
+
+    def offline_capabilities(self, url: BrokerURL, options: Any) -> Capabilities:
+        """Return what a broker at this URL can do, as far as that is known without asking it; no I/O.
+
+        ``broker_version`` is the version that is assumed, or empty if every one that is supported can do the same.
+        A connection may find less or more, and says so in `Driver.capabilities`.
+
+        Raises:
+            ConfigError: host, port, path or an option is wrong for this backend, as far as that shows.
 
         """
         ...

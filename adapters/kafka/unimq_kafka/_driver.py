@@ -62,13 +62,7 @@ class KafkaAdapter:
 
     def connect(self, url: BrokerURL, options: KafkaOptions, *, timeout: float) -> "KafkaDriver":
         """See `unimq.adapter.Adapter.connect`."""
-        if url.scheme != "kafka":
-            raise Unsupported(
-                "TLS on kafka",
-                "this version of unimq makes plain connections only",
-                "kafka:// to a TLS tunnel on this host, or within a network of your own",
-            )
-        settings = client_settings(url, options)
+        settings = _settings_for(url, options)
         administration = Administration(settings, addresses(url))
         try:
             broker = administration.connect(timeout)
@@ -77,6 +71,21 @@ class KafkaAdapter:
         except BaseException:
             administration.close()
             raise
+
+    def offline_capabilities(self, url: BrokerURL, options: KafkaOptions) -> Capabilities:
+        """See `unimq.adapter.OfflineAdapter`; the protocol of the groups and the limit of messages are assumed."""
+        _settings_for(url, options)
+        return _capabilities(options.group_protocol or "consumer", _DEFAULT_LIMIT)
+
+
+def _settings_for(url: BrokerURL, options: KafkaOptions) -> Settings:
+    if url.scheme != "kafka":
+        raise Unsupported(
+            "TLS on kafka",
+            "this version of unimq makes plain connections only",
+            "kafka:// to a TLS tunnel on this host, or within a network of your own",
+        )
+    return client_settings(url, options)
 
 
 class KafkaDriver:

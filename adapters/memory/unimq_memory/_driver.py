@@ -52,13 +52,50 @@ class MemoryAdapter:
 
     def connect(self, url: BrokerURL, options: MemoryOptions, *, timeout: float) -> "MemoryDriver":
         """Connect to the broker of this name; nothing can be refused and nothing waits."""
-        if url.path or len(url.hosts) > 1 or any(port is not None for _, port in url.hosts):
-            raise ConfigError(f"{url}: expected memory:// or memory://NAME")
-        if url.user is not None:
-            raise ConfigError(f"{url}: memory:// takes no credentials")
-        name = url.hosts[0][0] if url.hosts else ""
+        name = _name_in(url)
         store = Store(f"private-{next(_private_numbers)}") if options.private else shared_store(name)
         return MemoryDriver(store, options.max_message_bytes)
+
+    def offline_capabilities(self, url: BrokerURL, options: MemoryOptions) -> Capabilities:
+        """See `unimq.adapter.OfflineAdapter`; what is in this process is known for certain."""
+        _name_in(url)
+        return _capabilities(options.max_message_bytes)
+
+
+def _name_in(url: BrokerURL) -> str:
+    if url.path or len(url.hosts) > 1 or any(port is not None for _, port in url.hosts):
+        raise ConfigError(f"{url}: expected memory:// or memory://NAME")
+    if url.user is not None:
+        raise ConfigError(f"{url}: memory:// takes no credentials")
+    return url.hosts[0][0] if url.hosts else ""
+
+
+def _capabilities(max_message_bytes: int) -> Capabilities:
+    return Capabilities(
+        backend="memory",
+        broker_version="",
+        client_version="",
+        durable=unsupported("the messages live in this process", "any other backend"),
+        topics=native(),
+        start_earliest=unsupported("no history is kept", "declare the subscription before sending"),
+        require_subscription=native(),
+        ordering_key=native(),
+        delay=native(),
+        ttl=native("checked at delivery"),
+        nack_delay=native(),
+        lease=native(),
+        extend=native("where a lease is declared"),
+        max_length=native("counts what no consumer holds"),
+        drop_oldest=native("counts what no consumer holds"),
+        dead_letter=native(),
+        redrive_subscription=native(),
+        stats=native("exact"),
+        purge=native(),
+        pause=native(),
+        attempts_exact=True,
+        shutdown_counts=False,
+        max_message_bytes=max_message_bytes,
+    )
 
 
 class MemoryDriver:
@@ -68,31 +105,7 @@ class MemoryDriver:
         self.store = store
         self.max_message_bytes = max_message_bytes
         self.closed = False
-        self.capabilities = Capabilities(
-            backend="memory",
-            broker_version="",
-            client_version="",
-            durable=unsupported("the messages live in this process", "any other backend"),
-            topics=native(),
-            start_earliest=unsupported("no history is kept", "declare the subscription before sending"),
-            require_subscription=native(),
-            ordering_key=native(),
-            delay=native(),
-            ttl=native("checked at delivery"),
-            nack_delay=native(),
-            lease=native(),
-            extend=native("where a lease is declared"),
-            max_length=native("counts what no consumer holds"),
-            drop_oldest=native("counts what no consumer holds"),
-            dead_letter=native(),
-            redrive_subscription=native(),
-            stats=native("exact"),
-            purge=native(),
-            pause=native(),
-            attempts_exact=True,
-            shutdown_counts=False,
-            max_message_bytes=max_message_bytes,
-        )
+        self.capabilities = _capabilities(max_message_bytes)
         store.attach()
 
     @property

@@ -38,6 +38,11 @@ from unimq_rabbitmq._thread import IOThread
 
 _FAREWELL = 1.0
 _FRAME_OVERHEAD = 8
+_LIMIT, _LIMIT_BEFORE_4 = 16 * 1024 * 1024, 128 * 1024 * 1024
+"""The broker's defaults for a message in bytes; where an operator changed it, the broker refuses and the sender reports
+that."""
+_ASSUMED_VERSION = "4"
+"""What `unimq check` takes for granted."""
 _REPLY_QUEUE_EXPIRES = 30 * 60_000
 """Milliseconds after which the broker deletes a reply queue whose requester crashed, so that nobody reads it."""
 
@@ -65,6 +70,11 @@ class RabbitMQAdapter:
             RabbitMQDriver.shut_down(thread, (consuming, publishing), _FAREWELL)
             raise
         return RabbitMQDriver(thread, consuming, publishing, version, options.frame_max)
+
+    def offline_capabilities(self, url: BrokerURL, options: RabbitMQOptions) -> Capabilities:
+        """See `unimq.adapter.OfflineAdapter`."""
+        Endpoint(url, options)
+        return _capabilities(_ASSUMED_VERSION, _wire.Limits(_LIMIT, options.frame_max - _FRAME_OVERHEAD))
 
 
 class _FirstContact:
@@ -140,8 +150,7 @@ class RabbitMQDriver:
         self._publishing = publishing
         major = re.match(r"\d+", version)
         self._before_4 = major is not None and int(major[0]) < 4
-        # The broker's default; where an operator changed it, the broker refuses and the sender reports that.
-        self._limits = _wire.Limits((128 if self._before_4 else 16) * 1024 * 1024, frame_max - _FRAME_OVERHEAD)
+        self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, frame_max - _FRAME_OVERHEAD)
         self.capabilities = _capabilities(version, self._limits)
         self._subscriptions: dict[str, set[str]] = {}
         """Queues of the subscriptions that were declared here, by topic."""
@@ -196,6 +205,8 @@ class RabbitMQDriver:
         if queue.max_length is not None:
             arguments["x-max-length"] = queue.max_length
             arguments["x-overflow"] = "reject-publish" if queue.overflow == "reject" else "drop-head"
+        if queue.ordering == "key":
+            arguments["x-single-active-consumer"] = True
         return arguments
 
     def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
@@ -268,7 +279,9 @@ class RabbitMQDriver:
         """See `unimq.adapter.Driver.open_receiver`."""
         name = queue_of(source).name
         delays = DelayedNacks(self._publishing, name, self._limits, self._delay_queues_of(name))
-        receiver = RabbitMQReceiver(self._consuming, name, sink, prefetch, delays)
+        receiver = RabbitMQReceiver(
+            self._consuming, name, sink, prefetch, delays, is_ordered=queue_of(source).ordering == "key"
+        )
         receiver.open(timeout)
         return receiver
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import msgspec
 
 from unimq import MissingDependency
-from unimq.adapter import BrokerURL
+from unimq.adapter import BrokerURL, Capabilities
 
 try:
     # boto3 brings it; boto3's own layer on top is not needed.
-    from unimq_sqs._driver import Clients, SQSDriver
+    from unimq_sqs._driver import Clients, SQSDriver, capabilities_of
 except ModuleNotFoundError as exc:
     if exc.name != "botocore":
         raise
@@ -30,3 +30,7 @@ class SQSAdapter:
     def connect(self, url: BrokerURL, options: SQSOptions, *, timeout: float) -> SQSDriver:
         """See `unimq.adapter.Adapter.connect`."""
         return SQSDriver(read_settings(url, options), timeout)
+
+    def offline_capabilities(self, url: BrokerURL, options: SQSOptions) -> Capabilities:
+        """See `unimq.adapter.OfflineAdapter`. Of an emulator it is assumed that it has SNS."""
+        return capabilities_of("SQS emulator" if read_settings(url, options).is_emulator else "", has_sns=True)

@@ -116,7 +116,8 @@ class SQSDriver:
         self.is_emulator = settings.is_emulator
         self._urls: dict[str, str] = {}
         self._topics: dict[str, str] = {}
-        self.capabilities = _capabilities(*self._probe())
+        emulator, has_sns = self._probe()
+        self.capabilities = capabilities_of(emulator, has_sns=has_sns)
 
     def _probe(self) -> tuple[str, bool]:
         """Make sure that somebody takes the credentials (E2); return the emulator's name, and if it has SNS."""
@@ -464,7 +465,8 @@ def _visibility(queue: Queue) -> int | None:
     return None if queue.lease_seconds is None else ceil(queue.lease_seconds)
 
 
-def _capabilities(emulator: str, has_sns: bool) -> Capabilities:  # noqa: FBT001 - one call, with named results
+def capabilities_of(emulator: str, *, has_sns: bool) -> Capabilities:
+    """Return what SQS can do, or the emulator of this name."""
     no_length = ("SQS queues have no limit of length", "watch stats(), or RabbitMQ")
     return Capabilities(
         backend="sqs",

@@ -39,39 +39,44 @@ class SQLiteOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Largest body with key and headers (S4)."""
 
 
+def capabilities_of(options: SQLiteOptions) -> Capabilities:
+    """Return what a file can do: the library that reads it is in this process, so that nothing is assumed."""
+    at_risk = "" if options.synchronous == "full" else "synchronous=normal: a power failure may undo the last ones"
+    return Capabilities(
+        backend="sqlite",
+        broker_version=sqlite3.sqlite_version,
+        client_version=platform.python_version(),
+        durable=native(at_risk),
+        topics=native(),
+        start_earliest=unsupported("no history is kept", "declare the subscription before sending"),
+        require_subscription=native(),
+        ordering_key=native(),
+        delay=native("by the clock of the machine"),
+        ttl=native("checked at delivery"),
+        nack_delay=native(),
+        lease=native("by the clock of the machine"),
+        extend=native("where a lease is declared; without one a living consumer keeps what it holds"),
+        max_length=native("counts what no consumer holds"),
+        drop_oldest=native("counts what no consumer holds"),
+        dead_letter=native(),
+        redrive_subscription=native(),
+        stats=native("exact"),
+        purge=native(),
+        pause=native(),
+        attempts_exact=True,
+        shutdown_counts=False,
+        acks_at_risk=at_risk,
+        max_message_bytes=options.max_message_bytes,
+    )
+
+
 class SQLiteDriver:
     """One connection to one file; see `unimq.adapter.Driver`."""
 
     def __init__(self, owner: Owner, options: SQLiteOptions) -> None:
         self.owner = owner
         self.options = options
-        at_risk = "" if options.synchronous == "full" else "synchronous=normal: a power failure may undo the last ones"
-        self.capabilities = Capabilities(
-            backend="sqlite",
-            broker_version=sqlite3.sqlite_version,
-            client_version=platform.python_version(),
-            durable=native(at_risk),
-            topics=native(),
-            start_earliest=unsupported("no history is kept", "declare the subscription before sending"),
-            require_subscription=native(),
-            ordering_key=native(),
-            delay=native("by the clock of the machine"),
-            ttl=native("checked at delivery"),
-            nack_delay=native(),
-            lease=native("by the clock of the machine"),
-            extend=native("where a lease is declared; without one a living consumer keeps what it holds"),
-            max_length=native("counts what no consumer holds"),
-            drop_oldest=native("counts what no consumer holds"),
-            dead_letter=native(),
-            redrive_subscription=native(),
-            stats=native("exact"),
-            purge=native(),
-            pause=native(),
-            attempts_exact=True,
-            shutdown_counts=False,
-            acks_at_risk=at_risk,
-            max_message_bytes=options.max_message_bytes,
-        )
+        self.capabilities = capabilities_of(options)
 
     @property
     def native(self) -> object:
