@@ -24,10 +24,12 @@ from unimq._errors import (
     Closed,
     ConfigError,
     InvalidMessage,
+    NotFound,
     RequestFailed,
     RequestTimeout,
     SendUnknown,
     UnimqError,
+    Unroutable,
 )
 from unimq._message import Headers, Message, compose, new_id
 from unimq._outgoing import Outcome, Outgoing
@@ -271,10 +273,11 @@ class Request:
         """Return the deadline (`time.monotonic`) until which it waits for room and for its reply."""
         kept = self._kept
         assert kept is not None  # noqa: S101 - the front called `is_ready` and `prepare`
-        self.deadline = time.monotonic() + self.timeout
+        now = time.monotonic()
+        self.deadline = now + self.timeout
         message = self.message
         message.correlation_id, message.reply_to = self.correlation_id, self._requests.source_name
-        self._entry = kept.producer.entry(message, self.deadline)
+        self._entry = kept.producer.entry(message, min(self.deadline, now + kept.producer.timeout))
         # Again, as a middleware may have sent another message in its place.
         sent = self._entry.message
         sent.correlation_id, sent.reply_to = self.correlation_id, self._requests.source_name
@@ -327,6 +330,9 @@ class Request:
 
     def _sent(self, outcome: Outcome) -> None:
         if isinstance(outcome, UnimqError):
+            if isinstance(outcome, NotFound | Unroutable) and self._kept is not None:
+                # The next request declares the queue again, or says that it is missing.
+                self._requests.producers.drop(self._kept)
             self.error = name_message(outcome, self.message.id)
             self.arrived.wake_all()
         else:

@@ -120,6 +120,16 @@ def test_a_request_that_cannot_be_sent_fails_at_once(broker: unimq.Broker) -> No
     assert caught.value.message_id == "large"
 
 
+def test_a_queue_that_went_is_said_and_made_again(broker: unimq.Broker) -> None:
+    with responder(broker, "q"):
+        assert broker.request("q", b"1", timeout=float("inf")).body == b"reply to 1"
+    broker.delete("q")
+    with pytest.raises(unimq.NotFound, match="'q'"):
+        broker.request("q", b"2", timeout=60)
+    with responder(broker, "q"):
+        assert broker.request("q", b"3", timeout=5).body == b"reply to 3"
+
+
 def test_a_timeout_says_whether_the_request_is_stored(broker: unimq.Broker, driver: Disturbed) -> None:
     with pytest.raises(unimq.RequestTimeout, match=r"no reply to message m-1 to 'q' within 0.01 s; it is stored") as e:
         broker.request("q", b"x", timeout=0.01, message_id="m-1")
