@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ class BrokerCore:
         self.middleware: tuple[Middleware, ...] = checked(middleware)
         self._config = config
         self.url: BrokerURL
-        self.url, place = self._address(url)
+        self.url, place = address_of(url, lambda: self.configuration)
         try:
             adapter = load_adapter(self.url.scheme)
             options, declares = read_options(adapter, self.url)
@@ -76,16 +76,6 @@ class BrokerCore:
         self.request_lock: threading.Lock = threading.Lock()
         """Guards the making of `requests`, which blocks."""
         _open_brokers.add(self)
-
-    def _address(self, url: str | None) -> tuple[BrokerURL, str]:
-        """Return the broker's URL, and the place in the configuration that it comes from: what is given, else
-        ``UNIMQ_URL``, else the name in ``UNIMQ_BROKER``, else the default of the file.
-        """
-        if url is None:
-            url = os.environ.get("UNIMQ_URL") or None
-        if url is not None and not is_name(url):
-            return parse_url(url), ""
-        return self.configuration.named(os.environ.get("UNIMQ_BROKER") or None if url is None else url)
 
     @cached_property
     def configuration(self) -> "Configuration":
@@ -236,6 +226,7 @@ class BrokerCore:
                 self.driver.check(target, timeout=self.timeout)
             dead_letters = DeadLetters(self.attach_producer(target))
         core = ConsumerCore(found, self.capabilities, dead_letters, codec, middleware)
+        core.prefetch = prefetch
         try:
             core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
         except BaseException:
@@ -299,6 +290,8 @@ class BrokerCore:
     def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
         """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
         deadline = deadline_after(timeout)
+        for end_worker in list(core.closing):
+            end_worker()
         if not core.stop(f"the consumer of {core.source_name!r} is closed"):
             return
         if core.dead_letters is not None:
@@ -343,6 +336,17 @@ class BrokerCore:
             producer.stop("the producer is closed")
             self.close_producer(producer, remaining(deadline))
         self.driver.close(remaining(deadline))
+
+
+def address_of(given: str | None, configuration: Callable[[], "Configuration"]) -> tuple[BrokerURL, str]:
+    """Return a broker's URL, and the place in the configuration that it comes from: the URL or name that is given, else
+    ``UNIMQ_URL``, else the name in ``UNIMQ_BROKER``, else the default of the configuration, which is read if needed.
+    """
+    if given is None:
+        given = os.environ.get("UNIMQ_URL") or None
+    if given is not None and not is_name(given):
+        return parse_url(given), ""
+    return configuration().named(os.environ.get("UNIMQ_BROKER") or None if given is None else given)
 
 
 def _check_destination(destination: object) -> None:

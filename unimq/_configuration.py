@@ -150,9 +150,7 @@ class Configuration:
             broker = self.default
         if broker is None:
             where = f"{self.path} names no default" if self.path else f"there is no {FILE}"
-            raise ConfigError(
-                f"no broker URL: {where}; give a URL or a name to connect(), or set UNIMQ_URL or UNIMQ_BROKER"
-            )
+            raise ConfigError(f"no broker URL: {where}; give a URL or a name, or set UNIMQ_URL or UNIMQ_BROKER")
         found = self.brokers.get(broker)
         if found is not None:
             return found.address(), found.place

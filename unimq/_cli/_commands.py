@@ -18,7 +18,9 @@ from unimq._message import Message, prepare
 from unimq._sync import Broker, connect
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
-URL = Annotated[str | None, Parameter(help="Broker, for example amqp://user:password@host:5672/; else UNIMQ_URL.")]
+URL = Annotated[
+    str | None, Parameter(help="Broker: a URL, or a name from unimq.toml; else UNIMQ_URL, UNIMQ_BROKER, its default.")
+]
 JSON = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON, one document per line.")]
 OfTopic = Annotated[str | None, Parameter(help="The subscription of this name; then SOURCE is the topic.")]
 
@@ -62,15 +64,8 @@ def _without_urls(text: str, arguments: Sequence[str]) -> str:
     return text
 
 
-def _url(given: str | None) -> str:
-    url = given or os.environ.get("UNIMQ_URL")
-    if not url:
-        raise ConfigError("no broker URL: give --url URL or set UNIMQ_URL, for example amqp://localhost/")
-    return url
-
-
-def _connect(url: str | None) -> Broker:
-    return connect(_url(url))
+def _connect(url: str | None, config: Path | None = None) -> Broker:
+    return connect(url or None, config=config)
 
 
 def _source(name: str, subscription: str | None = None) -> Queue | Subscription:
@@ -313,7 +308,7 @@ def capabilities(url: URL = None, /, *, json: JSON = False) -> None:
     """Print what a broker can do, with reasons and limits.
 
     Args:
-        url: Broker; else UNIMQ_URL.
+        url: Broker: a URL, or a name from unimq.toml; else UNIMQ_URL, UNIMQ_BROKER, its default.
     """
     with _connect(url) as broker:
         found = broker.capabilities
@@ -343,6 +338,64 @@ def _title(found: Capabilities) -> str:
 
 
 @app.command
+def check(file: Path | None = None, /, *, broker: str | None = None, on: str | None = None, json: JSON = False) -> int:
+    """Check unimq.toml, and whether a broker can do what it asks for, without connecting.
+
+    Exits with 0 if all destinations can be declared, with 1 if not.
+
+    Args:
+        file: The configuration; else UNIMQ_CONFIG, or the nearest one from here upwards.
+        broker: A broker of the file, by name; else UNIMQ_URL, UNIMQ_BROKER, its default.
+        on: Any broker, by URL.
+    """
+    from unimq._broker import address_of
+    from unimq._cli import _plans
+
+    if broker is not None and on is not None:
+        raise UsageError("--broker names one of the file, --on is any URL: give one of them")
+    found = _plans.read(file)
+    url, place = found.named(broker) if broker is not None else address_of(on, lambda: found)
+    return _plans.check(found, url, place, json=json)
+
+
+@app.command
+def plan(file: Path | None = None, /, *, url: URL = None, json: JSON = False) -> int:
+    """Show what of unimq.toml is on a broker, what is missing, and what is there with other policies.
+
+    Changes nothing. Exits with 1 if a destination cannot be as configured.
+
+    Args:
+        file: The configuration; else UNIMQ_CONFIG, or the nearest one from here upwards.
+    """
+    from unimq._cli import _plans
+
+    found = _plans.read(file)
+    with _connect(url, found.path) as broker:
+        steps = _plans.plan(broker, found.destinations.values())
+        title = f"{found.path} on {broker._core.url}"
+    return _plans.tell(steps, title, json=json)
+
+
+@app.command
+def apply(file: Path | None = None, /, *, url: URL = None, json: JSON = False) -> int:
+    """Declare what unimq.toml says: all of it, or nothing if a destination cannot be as configured.
+
+    Exits with 1 then. What is there already stays as it is.
+
+    Args:
+        file: The configuration; else UNIMQ_CONFIG, or the nearest one from here upwards.
+    """
+    from unimq._cli import _plans
+
+    found = _plans.read(file)
+    with _connect(url, found.path) as broker:
+        steps = _plans.plan(broker, found.destinations.values())
+        _plans.apply(broker, steps)
+        title = f"{found.path} on {broker._core.url}"
+    return _plans.tell(steps, title, json=json)
+
+
+@app.command
 def verify(
     *urls: Annotated[str, Parameter(allow_leading_hyphen=True)], html: Path | None = None, json: Flag = False
 ) -> int:
@@ -357,7 +410,9 @@ def verify(
     """
     # The parser drops the "--" itself, but options of pytest begin with a hyphen and URLs do not.
     first = next((index for index, word in enumerate(urls) if word.startswith("-")), len(urls))
-    wanted = list(dict.fromkeys(urls[:first])) or [_url(None)]
+    wanted = list(dict.fromkeys(urls[:first])) or [os.environ.get("UNIMQ_URL", "")]
+    if not wanted[0]:
+        raise ConfigError("no broker URL: name at least one or set UNIMQ_URL, for example amqp://localhost/")
     for url in wanted:
         # A wrong URL is told by one line, not by the failure of every test.
         connect(url).close()

@@ -30,9 +30,13 @@ PEEK_TIMEOUT = 5.0
 def as_it_is(broker: Broker, destination: Queue | Topic | Subscription) -> Queue | Topic | Subscription:
     """Accept an existing destination whatever its policies are, which a command line does not know.
 
-    A missing one is declared, unless the URL says ``declare=false``; then opening it looks it up.
+    A missing one is declared, with the policies of the configuration if it has any, unless the URL says
+    ``declare=false``; then opening it looks it up.
     """
     core = broker._core
+    name = destination.name if isinstance(destination, Topic) else queue_of(destination).name
+    known = core.configuration.destinations.get(name)
+    destination = known if isinstance(known, type(destination)) else destination
     return core.declare(destination, as_is=True) if core.declares else destination
 
 
