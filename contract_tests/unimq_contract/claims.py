@@ -187,6 +187,23 @@ def probe_dead_letter(broker: unimq.Broker, destinations: Destinations, harness:
         harness.receive_one(consumer).ack()
 
 
+def probe_redrive_subscription(broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
+    """The dead letter comes back to its own subscription, and to no other."""
+    topic = destinations.topic()
+    audit, stock = (destinations.subscription(topic, name) for name in ("audit", "stock"))
+    broker.declare(audit, stock)
+    with broker.producer(topic) as producer:
+        producer.send(b"bad")
+    with broker.consumer(audit) as consumer:
+        harness.receive_one(consumer).reject()
+        consumer.settle()
+        broker.redrive(audit)
+        harness.receive_one(consumer).ack()
+    with broker.consumer(stock) as consumer:
+        harness.receive_one(consumer).ack()
+        assert consumer.receive(timeout=harness.bounds.quiet) == []
+
+
 def probe_stats(broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
     queue = destinations.queue()
     with broker.producer(queue) as producer:

@@ -34,7 +34,9 @@ from unimq import (
     Unroutable,
 )
 from unimq._adapters import load_adapter, register_adapter
+from unimq._dead_letters import REASON, REDRIVES
 from unimq._destinations import Seconds
+from unimq._receiving import UNDECODABLE
 from unimq.adapter import (
     NO_HEADERS,
     REPLY_PREFIX,
@@ -893,6 +895,91 @@ class LanesForEverybody(Mutant):
         return driver.declare(destination, as_is=as_is, timeout=timeout)
 
 
+# Faults of typed bodies.
+
+
+class ContentTypeDropped(Rewriting):
+    """No message has a content type."""
+
+    def change(self, message: Message) -> None:
+        message.content_type = None
+
+
+class BodyWrittenAnew(Rewriting):
+    """A body of JSON is read and written again, with the same meaning and other bytes."""
+
+    def change(self, message: Message) -> None:
+        if message.content_type == "application/json" and message.body.startswith(b"{"):
+            message.body = msgspec.json.format(message.body, indent=1)
+
+
+class UndecodableDropped(Mutant):
+    """What cannot be decoded is acked, and its dead letter is not stored."""
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        dropped = [entry for entry in entries if entry.message.headers.get(REASON) == UNDECODABLE]
+        sender.real.submit([entry for entry in entries if entry not in dropped])
+        sender.stored(dropped)
+
+
+class PoisonComesAgain(Mutant):
+    """What nobody could decode is delivered again after its copy is in the dead letters."""
+
+    def ack(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            if getattr(receiver.portable, "codec", None) is not None and delivery.decoded is msgspec.UNSET:
+                receiver.real.nack(delivery, 0.0)
+            else:
+                receiver.real.ack((delivery,))
+
+
+# Faults of holding and sending on.
+
+
+class RoomOnlyWhenEmpty(Mutant):
+    """A consumer gets nothing more until everything that it holds is settled."""
+
+    def __init__(self) -> None:
+        self.out: set[int] = set()
+        self.waiting: list[Delivery] = []
+        self.lock = threading.RLock()
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        with self.lock:
+            self.waiting += deliveries
+            self.hand_out(receiver)
+
+    def hand_out(self, receiver: FaultyReceiver) -> None:
+        if not self.out:
+            given, self.waiting = self.waiting, []
+            self.out.update(map(id, given))
+            receiver.portable.deliver(given)
+
+    def ack(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        receiver.real.ack(deliveries)
+        with self.lock:
+            self.out.difference_update(map(id, deliveries))
+            self.hand_out(receiver)
+
+
+class InternalHeadersLeak(Mutant):
+    """A delivery has a header that only the library may set."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.message.headers = {**delivery.message.headers, "unimq-sent-at": "0"}
+        receiver.portable.deliver(deliveries)
+
+
+class AttemptSticksToMessage(Mutant):
+    """What was delivered twice counts on wherever it is sent to."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.attempt = self.state["attempts"][delivery.id] = self.state["attempts"].get(delivery.id, 0) + 1
+        receiver.portable.deliver(deliveries)
+
+
 # Faults of request and reply.
 
 
@@ -947,6 +1034,53 @@ class ReplyQueueLeftBehind(Mutant):
     def delete(self, driver: Driver, destination: Queue | Topic | Subscription, timeout: float) -> None:
         if not (isinstance(destination, Queue) and destination.name.startswith(REPLY_PREFIX)):
             driver.delete(destination, timeout=timeout)
+
+
+# Faults of redriving.
+
+
+class RedriveLosesOne(Mutant):
+    """One redriven message of each batch is confirmed and not stored."""
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        lost = [entry for entry in entries if REDRIVES in entry.message.headers][:1]
+        sender.real.submit([entry for entry in entries if entry not in lost])
+        sender.stored(lost)
+
+
+class RedriveMakesNewIds(Rewriting):
+    """A redriven message has another id than it had."""
+
+    def change(self, message: Message) -> None:
+        if REDRIVES in message.headers:
+            message.id += "-again"
+
+
+class RedriveReachesAllSubscriptions(Mutant):
+    """What is redriven to a subscription goes to its topic."""
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        topic, separator, _ = sender.target.name.partition("--")
+        if not separator or not any(REDRIVES in entry.message.headers for entry in entries):
+            sender.real.submit(entries)
+            return
+        sender.driver.open_sender(Topic(topic), sender, timeout=1).submit(entries)
+
+
+class DeadLettersAckedAtDelivery(Mutant):
+    """A dead letter is settled as soon as somebody reads it, before any copy of it is stored."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        receiver.portable.deliver(deliveries)
+        if queue_of(receiver.source).name.endswith("-dead"):
+            receiver.real.ack(deliveries)
+
+
+class MissingQueuesAreFound(Mutant):
+    """Whatever is asked for is said to exist."""
+
+    def check(self, driver: Driver, destination: Queue | Topic | Subscription, timeout: float) -> None:
+        driver.declare(destination, as_is=True, timeout=timeout)
 
 
 # Faults of administration and closing.

@@ -16,8 +16,8 @@ from unimq_contract.leaks import Holdings, wait_until_released
 
 import unimq
 
-LATER = {"D2", "D3"}
-"""Guarantees of what unimq does not offer yet: redrive, typed bodies."""
+LATER: set[str] = set()
+"""Guarantees of what unimq does not offer yet."""
 
 
 def marks(name: str) -> Iterator[pytest.Mark]:

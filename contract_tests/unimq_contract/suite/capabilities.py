@@ -68,6 +68,7 @@ class CapabilitiesContract(Contract):
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
             producer.send(b"held")
             held = harness.receive_one(consumer)
+            audit = unimq.Topic(queue.name).subscription("audit")
             calls: dict[str, list[Callable[[], object]]] = {
                 "delay": [
                     lambda: producer.send(b"never", delay=1),
@@ -76,6 +77,8 @@ class CapabilitiesContract(Contract):
                 "ttl": [lambda: producer.send(b"never", ttl=1), lambda: producer.enqueue(b"never", ttl=1)],
                 "nack_delay": [lambda: held.nack(delay=1)],
                 "extend": [lambda: held.extend(1)],
+                # Without topics, a subscription is refused as such.
+                "redrive_subscription": [lambda: broker.redrive(audit)] if broker.capabilities.topics else [],
                 "stats": [lambda: broker.stats(queue)],
                 "purge": [lambda: broker.purge(queue)],
                 "pause": [consumer.pause, consumer.resume],
