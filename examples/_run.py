@@ -12,15 +12,17 @@ import unimq
 
 Destination = unimq.Queue | unimq.Topic | unimq.Subscription
 DATA = Path(__file__).parent / "data"
+CONFIGURATION = Path(__file__).with_name("unimq.toml")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what all examples understand."""
+    """Return a parser with what all examples understand, and have the brokers named in ``examples/unimq.toml``."""
+    os.environ.setdefault("UNIMQ_CONFIG", str(CONFIGURATION))
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument(
         "--url",
-        default=os.environ.get("UNIMQ_URL", "memory://"),
-        help="broker: amqp://…, kafka://…, sqs://… (default: UNIMQ_URL, else memory://)",
+        help="broker: amqp://…, kafka://…, sqs://…, or a name from unimq.toml"
+        " (default: UNIMQ_URL, UNIMQ_BROKER, the default in unimq.toml)",
     )
     parser.add_argument(
         "--patience",

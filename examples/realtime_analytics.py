@@ -153,7 +153,7 @@ class Dashboard:
 
 
 async def analytics(
-    url: str, quakes: list[Quake], pace: float, patience: float, seen: Progress
+    url: str | None, quakes: list[Quake], pace: float, patience: float, seen: Progress
 ) -> tuple[str, Windows, Windows]:
     """Run replay, analysis and dashboard side by side; return the backend, what was published and what was shown."""
     queue = unimq.Queue(own_name("earthquakes"))
