@@ -34,6 +34,7 @@ from unimq._message import Message
 from unimq._middleware import Middleware, Nack, Reject
 from unimq._receipt import Receipt
 from unimq._redrive import Redriven
+from unimq._retry import Retry
 from unimq._sync import Broker, Consumer, Producer, connect
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ __all__ = [  # noqa: RUF022 - JSON is no constant
     "Reject",
     "RequestFailed",
     "RequestTimeout",
+    "Retry",
     "SendRejected",
     "SendUnknown",
     "Stats",

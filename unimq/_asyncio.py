@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -35,8 +35,12 @@ from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
+from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import Registry, deadline_after, remaining
+
+if TYPE_CHECKING:
+    from unimq._worker import Worker
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -550,6 +554,7 @@ class AsyncConsumer(Generic[Value_co]):
         self._loop = loop
         self._broker = broker
         self._core = core
+        self._workers: set[Worker] = set()
 
     async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there; see `Consumer.receive` (R4).
@@ -589,6 +594,82 @@ class AsyncConsumer(Generic[Value_co]):
                 barrier.raise_errors()
                 return
         raise core.settle_overdue()
+
+    @overload
+    async def run(
+        self,
+        handler: Callable[[Delivery[Value_co]], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: None = None,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None: ...
+    @overload
+    async def run(
+        self,
+        handler: Callable[[list[Delivery[Value_co]]], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: int,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None: ...
+    async def run(
+        self,
+        handler: Callable[[Any], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: int | None = None,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None:
+        """Handle messages until `stop`, a signal or `close`; see `Consumer.run`.
+
+        ``async`` handlers run as tasks of this loop, plain ones in threads. Cancelling it cancels the former; their
+        messages go back unsettled.
+        """
+        from unimq._async_worker import run
+        from unimq._worker import Worker
+
+        worker = Worker(
+            self._broker,
+            self._core,
+            handler,
+            concurrency=concurrency,
+            retry=retry,
+            timeout=timeout,
+            batch=batch,
+            batch_wait=batch_wait,
+            drain_timeout=drain_timeout,
+            signals=signals,
+            supervise=supervise,
+        )
+        self._workers.add(worker)
+        try:
+            await run(worker, self._loop, self._use)
+        finally:
+            self._workers.discard(worker)
+
+    def stop(self) -> None:
+        """Have every `run` of this consumer drain and return; see `Consumer.stop`."""
+        for worker in list(self._workers):
+            worker.stop()
+
+    def _use(self, core: ConsumerCore) -> None:
+        self._core = core
 
     async def pause(self) -> None:
         """Stop fetching; see `Consumer.pause`."""

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from unimq._capabilities import Capabilities
@@ -92,6 +92,10 @@ class ConsumerCore:
         """Why nothing can be settled here: this is the copy of a consumer in a forked child (L2)."""
         self.error: UnimqError | None = None
         self.lock: threading.Lock = threading.Lock()
+        self.prefetch: int = 0
+        """Deliveries that it holds at most (R3); set when it is opened."""
+        self.closing: set[Callable[[], None]] = set()
+        """What runs before it closes: the end of its workers."""
         self.moves_under_way: int = 0
         self.moves_done: Waiters = Waiters()
         self.move_errors: list[UnimqError] = []

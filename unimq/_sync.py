@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -27,8 +27,12 @@ from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
+from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import block_until, deadline_after, remaining
+
+if TYPE_CHECKING:
+    from unimq._worker import Worker
 
 
 def connect(
@@ -559,6 +563,7 @@ class Consumer(Generic[Value_co]):
     def __init__(self, broker: BrokerCore, core: ConsumerCore) -> None:
         self._broker = broker
         self._core = core
+        self._workers: set[Worker] = set()
 
     def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there, or none when `timeout` is over (R4).
@@ -620,6 +625,112 @@ class Consumer(Generic[Value_co]):
                 barrier.raise_errors()
                 return
         raise core.settle_overdue()
+
+    @overload
+    def run(
+        self,
+        handler: Callable[[Delivery[Value_co]], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: None = None,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None: ...
+    @overload
+    def run(
+        self,
+        handler: Callable[[list[Delivery[Value_co]]], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: int,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None: ...
+    def run(
+        self,
+        handler: Callable[[Any], object],
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        timeout: Seconds | None = None,
+        batch: int | None = None,
+        batch_wait: Seconds = BATCH_WAIT,
+        drain_timeout: Seconds = DRAIN_TIMEOUT,
+        signals: bool = True,
+        supervise: bool = False,
+    ) -> None:
+        """Handle messages until `stop`, a signal or `close`: acked when the handler returns, retried when it raises.
+
+        The handler gets a `Delivery` and is a plain or an ``async`` function. What it returns is the reply to a request
+        (Q3); a returned `Nack` or `Reject` does what it says; one that settles its delivery itself is left alone. What
+        it raises is decided by the first error hook of the middlewares with an answer, else by `retry`: the message
+        comes again after a back-off (A3), or goes to the dead letters with the exception in its provenance, as it does
+        after `max_deliveries` (A8). Leases are kept while it runs, and while messages wait for it (A10).
+
+        Plain handlers run in threads, a single one without a timeout in the calling thread; ``async`` ones in one event
+        loop in a thread. ``docs/workers.md`` has the details.
+
+        Args:
+            handler: takes one delivery, or with `batch` a list of them; it then returns `None`, a sequence with one
+                result per message, or a mapping from deliveries or ids to results. A result is `None`, an exception, a
+                `Nack`, a `Reject` or a reply. What it raises fails every message of the batch.
+            concurrency: handlers at a time, at most the consumer's `prefetch`.
+            retry: when failed messages come again; without one, `Retry()`.
+            timeout: seconds after which a call of the handler has failed. ``async`` ones are cancelled; a thread cannot
+                be, so its message fails, its later result is ignored, and at most `concurrency` such threads pile up.
+            batch: messages per call at most.
+            batch_wait: seconds that a batch waits for more messages after its first.
+            drain_timeout: seconds that handlers have to end after `stop` or a signal, and settlements to be confirmed.
+            signals: in the main thread, SIGTERM and SIGINT drain; a second one raises `SystemExit` or
+                `KeyboardInterrupt` at once.
+            supervise: open the consumer again, with jittered back-off, when it ends by an error that is `retryable`.
+
+        Raises:
+            ConfigError: the handler cannot be called so, or an argument is out of range; before anything is taken.
+            UnimqError: the consumer ended, as `receive` raises it.
+            KeyboardInterrupt, SystemExit: the handler raised it, or a second signal came. Its message goes back
+                unsettled.
+
+        """
+        from unimq._worker import Worker, run
+
+        worker = Worker(
+            self._broker,
+            self._core,
+            handler,
+            concurrency=concurrency,
+            retry=retry,
+            timeout=timeout,
+            batch=batch,
+            batch_wait=batch_wait,
+            drain_timeout=drain_timeout,
+            signals=signals,
+            supervise=supervise,
+        )
+        self._workers.add(worker)
+        try:
+            run(worker, self._use)
+        finally:
+            self._workers.discard(worker)
+
+    def stop(self) -> None:
+        """Have every `run` of this consumer drain and return; from any thread, handler or signal. Never blocks.
+
+        What is not handled yet is not counted as failed: it goes to the next `run` or `receive`, or back at `close`.
+        """
+        for worker in list(self._workers):
+            worker.stop()
+
+    def _use(self, core: ConsumerCore) -> None:
+        self._core = core
 
     def pause(self) -> None:
         """Stop fetching; what was fetched can still be received and settled.

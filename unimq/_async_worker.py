@@ -1,0 +1,258 @@
+"""Workers whose handlers are `async`, and the asyncio front's workers with either kind of handler."""
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from unimq._asyncio import _Loop
+from unimq._delivery import Delivery
+from unimq._errors import Closed, UnimqError
+from unimq._receiving import ConsumerCore
+from unimq._signals import watched
+from unimq._waiting import block_until
+from unimq._worker import LASTING, ThreadWorkers, Worker, entered, report, say_abandoned, wait_before_reopening
+
+GIVE_WAY_AFTER = 32
+"""Messages after which a task lets the others run, as its handler may never suspend."""
+CANCELLED_WITHIN = 1.0
+"""Seconds that cancelled handlers have to end."""
+
+
+class LoopWorkers:
+    """`concurrency` tasks in one event loop, each of which takes and handles one delivery or batch after the other."""
+
+    def __init__(self, worker: Worker, loop: _Loop) -> None:
+        self.worker = worker
+        self.loop = loop
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> float:
+        """Handle until the worker stops and its handlers ended or are cancelled; return the end of the drain."""
+        worker, loop = self.worker, self.loop
+        self.tasks = {asyncio.create_task(self._work(), name="unimq-worker") for _ in range(worker.concurrency)}
+        try:
+            await loop.suspend_until(worker.changed, worker.is_stopping, None)
+            deadline = time.monotonic() + worker.drain_timeout
+            await asyncio.wait(self.tasks, timeout=worker.drain_timeout)
+        finally:
+            left = [task for task in self.tasks if not task.done()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=CANCELLED_WITHIN)
+                say_abandoned(worker, len(left))
+        return deadline
+
+    async def _work(self) -> None:
+        worker = self.worker
+        try:
+            await self._serve()
+        except Closed:
+            worker.stop()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            # SystemExit and KeyboardInterrupt of a handler too: they end the run, not just the loop under it.
+            worker.fail(error)
+
+    async def _serve(self) -> None:
+        worker = self.worker
+        is_simple = worker.timeout is None and not worker.handling_hooks
+        handled = 0
+        while True:
+            taken = worker.take()
+            if taken is None:
+                worker.flush()
+                taken = await self.loop.suspend_until(worker.core.arrived, worker.take, None)
+                handled = 0
+            if not taken:
+                return
+            if worker.batch is not None:
+                await self._serve_batch(taken)
+            else:
+                await self._serve_each(taken, is_simple=is_simple)
+            handled += len(taken)
+            if handled >= GIVE_WAY_AFTER:
+                handled = 0
+                await asyncio.sleep(0)
+
+    async def _serve_each(self, taken: list[Delivery[Any]], *, is_simple: bool) -> None:
+        worker = self.worker
+        handler: Any = worker.handler
+        held = worker.core.held
+        index = 0
+        try:
+            for index, delivery in enumerate(taken):
+                if worker.stopping:
+                    worker.put_back(taken[index:])
+                    return
+                try:
+                    result = await (handler(delivery) if is_simple else self._handle((delivery,), delivery))
+                except Exception as error:  # noqa: BLE001 - the user's, passed to the policy
+                    worker.failed(delivery, error)
+                except asyncio.CancelledError as error:
+                    if _is_cancelled():
+                        raise
+                    # The handler's own affair, such as awaiting a task that somebody cancelled.
+                    worker.failed(delivery, error)
+                else:
+                    if result is None and delivery.message.reply_to is None:
+                        if delivery in held:
+                            worker.ack(delivery)
+                    else:
+                        worker.done(delivery, result)
+        except BaseException:
+            worker.put_back(taken[index:])
+            raise
+
+    async def _serve_batch(self, taken: list[Delivery[Any]]) -> None:
+        worker = self.worker
+        deadline = time.monotonic() + worker.batch_wait
+        try:
+            while len(taken) < (worker.batch or 0):
+                more = await self.loop.suspend_until(
+                    worker.core.arrived, functools.partial(worker.take_more, taken), deadline
+                )
+                if not more:
+                    break
+                taken += more
+            if worker.stopping:
+                worker.put_back(taken)
+                return
+            error: BaseException | None = None
+            result: object = None
+            try:
+                result = await self._handle(taken, taken)
+            except Exception as failed:  # noqa: BLE001 - the user's, passed to the policy
+                error = failed
+            except asyncio.CancelledError as failed:
+                if _is_cancelled():
+                    raise
+                error = failed
+        except BaseException:
+            worker.put_back(taken)
+            raise
+        report(worker, taken, result, error)
+
+    async def _handle(self, deliveries: Sequence[Delivery[Any]], argument: object) -> object:
+        worker = self.worker
+        handler: Any = worker.handler
+        with entered(worker, deliveries):
+            if worker.timeout is None:
+                return await handler(argument)
+            limit = asyncio.timeout(worker.timeout)
+            try:
+                async with limit:
+                    return await handler(argument)
+            except TimeoutError as error:
+                if limit.expired():
+                    raise worker.overdue() from error
+                raise
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def run_in_thread(worker: Worker) -> float:
+    """Run `async` handlers of the synchronous front in an event loop of its own thread; blocks until they ended."""
+    ended: list[float] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def work() -> float:
+        loops.append(asyncio.get_running_loop())
+        return await LoopWorkers(worker, _Loop()).run()
+
+    def main() -> None:
+        deadline = time.monotonic()
+        try:
+            deadline = asyncio.run(work())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - `run` raises it in its own thread
+            worker.fail(error)
+        ended.append(deadline)
+        worker.changed.wake_all()
+
+    def is_over() -> float | None:
+        return ended[0] if ended else None
+
+    thread = threading.Thread(target=main, name="unimq-worker-loop", daemon=True)
+    thread.start()
+    try:
+        block_until(worker.changed, lambda: worker.is_stopping() or is_over(), None)
+        last = time.monotonic() + worker.drain_timeout + 2 * CANCELLED_WITHIN
+        deadline = block_until(worker.changed, is_over, last)
+    except BaseException:
+        # The second signal: nothing is waited for.
+        for loop in loops:
+            loop.call_soon_threadsafe(_cancel_all, loop)
+        raise
+    if deadline is None:
+        return last
+    thread.join()
+    return deadline
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+
+
+async def run(worker: Worker, loop: _Loop, use: Callable[[ConsumerCore], None]) -> None:
+    """Run a worker of the asyncio front until it is stopped; see `unimq._worker.run`."""
+    failures = 0
+    with ExitStack() as stack:
+        stack.callback(worker.clock.close)
+        if worker.signals:
+            stack.enter_context(watched(worker.stop, lambda: None))
+        while True:
+            began = time.monotonic()
+            await _run_once(worker, loop)
+            error = worker.fatal
+            if not worker.reopens_after(error):
+                break
+            failures = 1 if time.monotonic() - began > LASTING else failures + 1
+            new = await _reopened(worker, loop, failures, error)
+            if new is None:
+                return
+            use(new)
+    if worker.fatal is not None:
+        raise worker.fatal
+
+
+async def _reopened(worker: Worker, loop: _Loop, failures: int, error: BaseException | None) -> ConsumerCore | None:
+    worker.reset()
+    while True:
+        deadline = time.monotonic() + wait_before_reopening(failures, error)
+        if await loop.suspend_until(worker.changed, worker.is_stopping, deadline):
+            return None
+        try:
+            return await loop.in_worker(worker.reopen)
+        except UnimqError as failed:
+            if not failed.retryable:
+                raise
+            error = failed
+            failures += 1
+
+
+async def _run_once(worker: Worker, loop: _Loop) -> None:
+    deadline = time.monotonic()
+    try:
+        if worker.is_async:
+            deadline = await LoopWorkers(worker, loop).run()
+        else:
+            workers = ThreadWorkers(worker)
+            workers.start()
+            await loop.suspend_until(worker.changed, worker.is_stopping, None)
+            deadline = time.monotonic() + worker.drain_timeout
+            await loop.suspend_until(worker.changed, workers.is_over, deadline)
+            say_abandoned(worker, workers.abandoned())
+    finally:
+        worker.stop()
+        await loop.in_worker(worker.finish, deadline)
