@@ -1,14 +1,17 @@
 """Dead letters: a confirmed copy with its provenance in headers, in one format on every backend (A4, A8)."""
 
+import logging
 import time
 from collections.abc import Callable
 
 from unimq._delivery import Delivery
-from unimq._errors import Closed, UnimqError
+from unimq._errors import Closed, MessageTooLarge, UnimqError
 from unimq._message import DEAD_LETTER_PREFIX, Headers, Message
 from unimq._outgoing import Outcome
 from unimq._sending import ProducerCore
 from unimq._waiting import deadline_after
+
+log = logging.getLogger("unimq")
 
 REASON = DEAD_LETTER_PREFIX + "reason"
 SOURCE = DEAD_LETTER_PREFIX + "source"
@@ -69,13 +72,25 @@ class DeadLetters:
     ) -> None:
         """Send the copy without waiting; `done` gets `None` once it is confirmed, or the error.
 
-        `error` is what a handler or codec raised: the provenance keeps its type and text.
+        `error` is what a handler or codec raised: the provenance keeps its type and text. What is so large that the
+        provenance has no room goes as it was sent: better no reason than a message that cannot go anywhere (D1).
         """
+
+        def report(outcome: Outcome) -> None:
+            if isinstance(outcome, MessageTooLarge):
+                log.warning("dead letter %s from %r has no room for its provenance", delivery.id, source)
+                self._submit(delivery, delivery.headers, lambda last: done(_error_of(last)))
+            else:
+                done(_error_of(outcome))
+
+        self._submit(delivery, provenance(delivery, reason, source, error), report)
+
+    def _submit(self, delivery: Delivery, headers: Headers, report: Callable[[Outcome], None]) -> None:
         message = delivery.message
         copy = Message(
             message.body,
             message.key,
-            provenance(delivery, reason, source, error),
+            headers,
             message.id,
             message.content_type,
             message.correlation_id,
@@ -84,15 +99,15 @@ class DeadLetters:
         )
         producer = self.producer
         entry = producer.entry(copy, deadline_after(producer.timeout))
-
-        def report(outcome: Outcome) -> None:
-            done(outcome if isinstance(outcome, UnimqError) else None)
-
         try:
             if not producer.admits_freely:
                 producer.admit(1, entry.size)
         except Closed as closed:
-            done(closed)
+            report(closed)
             return
         producer.join_pipeline(entry, report)
         producer.sender.submit((entry,))
+
+
+def _error_of(outcome: Outcome) -> UnimqError | None:
+    return outcome if isinstance(outcome, UnimqError) else None

@@ -346,7 +346,7 @@ class ErrorsContract(Contract):
         errors = [found for found in raised if issubclass(found, unimq.UnimqError)]
         assert len(errors) == len(raised) >= 18
         retryable = {error.__name__ for error in errors if error.retryable}
-        assert retryable == {"BufferFull", "ConnectionLost", "QueueFull", "SendUnknown"}
+        assert retryable == {"BufferFull", "ConnectionLost", "QueueFull", "RequestTimeout", "SendUnknown"}
         assert issubclass(unimq.MissingDependency, ImportError)
 
 

@@ -11,6 +11,26 @@ from unimq_contract.harness import Connections, Destinations, Harness, bodies, n
 
 
 class GroupsContract(Contract):
+    @guarantee("G1", "R3", kills=("prefetch-ignored",))
+    def test_a_consumer_that_stands_still_starves_nobody(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """It keeps what it may hold, and everything else goes to the other."""
+        if harness.capabilities.idle_consumers:
+            pytest.skip(f"not on {harness.capabilities.backend}: {harness.capabilities.idle_consumers}")
+        with broker.producer(queue) as producer, broker.consumer(queue, prefetch=1) as slow:
+            producer.send(b"00000")
+            stuck = harness.receive_one(slow)
+            with broker.consumer(queue, prefetch=1) as fast:
+                producer.send_many(numbered(20))
+                seen: list[bytes] = []
+                for _ in range(20):
+                    delivery = harness.receive_one(fast)
+                    seen.append(delivery.body)
+                    delivery.ack()
+                assert sorted(seen) == numbered(20)
+            stuck.ack()
+
     @guarantee("G1", "R1", kills=("everybody-gets-all", "store-twice"))
     def test_competing_consumers_share_everything_without_overlap(
         self, connect: Connections, queue: unimq.Queue, harness: Harness

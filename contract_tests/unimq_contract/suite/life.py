@@ -55,6 +55,32 @@ def in_fork(act: Callable[[], list[str]], within: float) -> list[str]:
 
 
 class LifeContract(Contract):
+    @guarantee("L2", "R1", "S1", kills=("lose-some", "prefetch-ignored"))
+    def test_a_message_can_be_answered_while_it_is_held(
+        self, broker: unimq.Broker, queue: unimq.Queue, destinations: Destinations, harness: Harness
+    ) -> None:
+        """With a prefetch of one, in the same thread and connection, and into the queue that is being read."""
+        answers = destinations.queue()
+        with (
+            broker.producer(queue) as producer,
+            broker.producer(answers) as answering,
+            broker.consumer(queue, prefetch=1) as consumer,
+            broker.consumer(answers, prefetch=100) as reader,
+        ):
+            producer.send(b"00001")
+            for number in range(1, 21):
+                delivery = harness.receive_one(consumer)
+                assert delivery.body == b"%05d" % number
+                answering.send(delivery.body)
+                producer.send(b"%05d" % (number + 1))
+                # The next one waits until this one is settled (R3).
+                assert consumer.receive(timeout=0) == []
+                delivery.ack()
+            harness.receive_one(consumer).ack()
+            received = harness.receive(reader, 20)
+            assert bodies(received) == numbered(20)
+            reader.ack(received)
+
     @guarantee("L1", "L4")
     def test_closing_twice_is_closing_once(self, connect: Connections, queue: unimq.Queue, harness: Harness) -> None:
         broker = connect()

@@ -157,6 +157,30 @@ class LimitsContract(Contract):
             self.is_refused_alone(producer, consumer, harness, make(found.size + 1))
             harness.nothing_else(queue, broker, consumer)
 
+    @needs("dead_letter")
+    @pytest.mark.fronts("sync")
+    @guarantee("A4", "D1", "S4", kills=("dead-letter-lost", "reject-requeues"))
+    def test_the_largest_message_can_be_dead_lettered(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """Though nothing has room beside it: without its reason, if it must be, but neither lost nor for ever again."""
+        dead = queue.dead_letters
+        assert dead is not None
+
+        def make(size: int) -> unimq.Message:
+            return unimq.Message(text(size), id="plain")
+
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            largest = make(edge(producer, self.largest(harness), make).size)
+            harness.receive_one(consumer).reject("too long to read")
+            consumer.settle()
+            harness.nothing_else(queue, broker, consumer)
+            with broker.consumer(dead) as last:
+                delivery = harness.receive_one(last)
+                assert delivery.body == largest.body
+                assert delivery.id == largest.id
+                delivery.ack()
+
     @guarantee("R2", "S4", kills=("headers-counted-off",))
     def test_headers_may_be_many(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         """No backend has a limit to their number."""

@@ -91,6 +91,43 @@ class ReceiveContract(Contract):
             consumer.ack(again.values())
             harness.nothing_else(queue, broker, consumer)
 
+    @guarantee("R2", kills=("internal-headers-leak", "attempt-sticks-to-message"))
+    def test_what_is_sent_on_takes_nothing_of_its_delivery_along(
+        self, broker: unimq.Broker, queue: unimq.Queue, destinations: Destinations, harness: Harness
+    ) -> None:
+        """A message that was redelivered and is sent on to another queue is a new one there, with the same content."""
+        onward = destinations.queue()
+        sent = unimq.Message(b"to be sent on", key="k", headers={"mine": "yes"}, content_type="text/plain")
+        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+            producer.send(sent)
+            harness.receive_one(consumer).nack()
+            delivery = harness.receive_one(consumer)
+            assert dict(delivery.headers) == {"mine": "yes"}
+            with broker.producer(onward) as forward, broker.consumer(onward) as last:
+                forward.send(delivery.message)
+                arrived = harness.receive_one(last)
+                assert content(arrived) == content(delivery)
+                assert (arrived.attempt, arrived.source) == (1, onward.name)
+                arrived.ack()
+            delivery.ack()
+
+    @guarantee("R3", kills=("room-only-when-empty",))
+    def test_what_is_held_takes_no_more_room_than_itself(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """While half of the prefetch is held, everything else goes through the other half."""
+        with broker.producer(queue) as producer, broker.consumer(queue, prefetch=10) as consumer:
+            producer.send_many(numbered(40))
+            held = harness.receive(consumer, 5)
+            others: list[bytes] = []
+            while len(others) < 35:
+                delivery = harness.receive_one(consumer)
+                others.append(delivery.body)
+                delivery.ack()
+            assert sorted(others + [delivery.body for delivery in held]) == numbered(40)
+            consumer.ack(held)
+            harness.nothing_else(queue, broker, consumer)
+
     @guarantee("R2")
     def test_a_message_tells_when_it_was_sent(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:

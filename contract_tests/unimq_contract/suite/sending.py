@@ -187,6 +187,26 @@ class SendContract(Contract):
                 consumer.ack(found)
             assert sorted(received) == numbered(count)
 
+    @guarantee("S6", "S1", kills=("flush-drops-pending", "lose-some"))
+    def test_a_callback_that_raises_harms_no_other_message(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        told: list[object] = []
+
+        def fails(outcome: object) -> None:
+            told.append(outcome)
+            raise ValueError("a mistake of the program")
+
+        with broker.producer(queue) as producer, broker.consumer(queue, prefetch=100) as consumer:
+            for body in numbered(20):
+                producer.enqueue(body, on_outcome=fails)
+            producer.flush()
+            assert [type(outcome) for outcome in told] == [unimq.Receipt] * 20
+            producer.send(b"00021")
+            received = harness.receive(consumer, 21)
+            assert bodies(received) == numbered(21)
+            consumer.ack(received)
+
     @guarantee("S6", kills=("flush-drops-pending",))
     def test_flush_returns_after_every_outcome_was_told_once(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness

@@ -1,5 +1,6 @@
 """Settle: A1 to A10."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import pytest
 import unimq
 from unimq_contract.contract import Contract
 from unimq_contract.guarantees import guarantee, needs
-from unimq_contract.harness import Connections, Destinations, Harness, bodies, in_background, numbered
+from unimq_contract.harness import Background, Connections, Destinations, Harness, bodies, in_background, numbered
 
 SETTLEMENTS: dict[str, Callable[[unimq.Delivery], None]] = {
     "ack": unimq.Delivery.ack,
@@ -18,6 +19,39 @@ SETTLEMENTS: dict[str, Callable[[unimq.Delivery], None]] = {
 
 
 class SettleContract(Contract):
+    @guarantee("A1", "L1", "A5", kills=("acks-lost-at-close", "ack-dropped"))
+    def test_an_ack_that_races_a_close_is_honoured_or_refused(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """What the next consumer gets is what was refused, neither more nor less."""
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(60))
+        consumer = broker.consumer(queue, prefetch=60)
+        held = harness.receive(consumer, 60)
+        acked: list[bytes] = []
+        some = threading.Event()
+
+        def ack_all() -> None:
+            for delivery in held:
+                try:
+                    delivery.ack()
+                except (unimq.Closed, unimq.LeaseLost):
+                    return
+                acked.append(delivery.body)
+                if len(acked) == 10:
+                    some.set()
+
+        acking = Background(ack_all)
+        assert some.wait(harness.bounds.within)
+        consumer.close()
+        acking.result(harness.bounds.within)
+        left = sorted({delivery.body for delivery in held} - set(acked))
+        with broker.consumer(queue, prefetch=60) as consumer:
+            again = harness.receive(consumer, len(left))
+            assert bodies(again) == left
+            consumer.ack(again)
+            harness.nothing_else(queue, broker, consumer)
+
     @guarantee("A1", "L1", kills=("ack-dropped", "redelivers-acked"))
     def test_an_acked_message_never_comes_again(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
