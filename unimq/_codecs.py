@@ -67,10 +67,11 @@ def check_readable(codec: object, message: Message, expected: str, largest: int)
 def _class_to_check(kind: Any) -> type | None:
     """Return the type if `isinstance` tells its values: msgspec encodes whatever it gets, also what is of another type.
 
-    Not the built-in ones: where a float is wanted an int is right, too.
+    Not the built-in ones, as where a float is wanted an int is right, too; nor `Any`.
     """
     found = _plain_class(kind)
-    return None if found is None or found.__module__ == "builtins" or is_typeddict(found) else found
+    unchecked = found is None or found.__module__ in {"builtins", "typing"} or is_typeddict(found)
+    return None if unchecked else found
 
 
 def _checked_content_type(content_type: str) -> str:

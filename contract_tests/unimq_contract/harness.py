@@ -132,9 +132,9 @@ class Harness:
         self.capabilities = capabilities
         self._marks = itertools.count(1)
 
-    def receive(self, consumer: unimq.Consumer, count: int) -> list[unimq.Delivery]:
+    def receive(self, consumer: unimq.Consumer[T], count: int) -> list[unimq.Delivery[T]]:
         """Receive exactly `count` messages, or fail saying what came."""
-        received: list[unimq.Delivery] = []
+        received: list[unimq.Delivery[T]] = []
         deadline = time.monotonic() + self.bounds.within
         while len(received) < count:
             left = deadline - time.monotonic()
@@ -144,7 +144,7 @@ class Harness:
             received += consumer.receive(count - len(received), timeout=left)
         return received
 
-    def receive_one(self, consumer: unimq.Consumer) -> unimq.Delivery:
+    def receive_one(self, consumer: unimq.Consumer[T]) -> unimq.Delivery[T]:
         """Receive one message, or fail."""
         return self.receive(consumer, 1)[0]
 
@@ -224,7 +224,7 @@ def in_background(calls: Iterable[Callable[[], T]]) -> list[Background[T]]:
     return [Background(call) for call in calls]
 
 
-def shown(deliveries: Sequence[unimq.Delivery]) -> str:
+def shown(deliveries: Sequence[unimq.Delivery[Any]]) -> str:
     """Return deliveries for an error message."""
     first = [f"{delivery.body[:40]!r} (attempt {delivery.attempt})" for delivery in deliveries[:10]]
     return ", ".join(first + ["…"] * (len(deliveries) > 10)) or "none"
