@@ -83,7 +83,7 @@ def _checked_content_type(content_type: str) -> str:
 class JSON(Generic[T]):
     """JSON bodies of one type: any that msgspec can decode, checked as it is decoded (D3).
 
-    An error names the path: ``Expected `int`, got `str` - at `$.lines[...].amount```. NaN and infinities, which JSON
+    An error names the path: ``Expected `int`, got `str` - at `$.lines[0].amount```. NaN and infinities, which JSON
     does not have, are refused before the message is sent (S4). The interpreter's recursion limit bounds nesting.
 
     Args:
@@ -183,7 +183,7 @@ def _has_nan(value: object) -> bool:
 class MessagePack(Generic[T]):
     """MessagePack bodies of one type: any that msgspec can decode, checked as it is decoded (D3).
 
-    An error names the path: ``Expected `int`, got `str` - at `$.lines[...].amount```. The interpreter's recursion limit
+    An error names the path: ``Expected `int`, got `str` - at `$.lines[0].amount```. The interpreter's recursion limit
     bounds the nesting.
 
     Args:
