@@ -1,13 +1,15 @@
 """Request-reply: Q1 to Q3."""
 
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 import unimq
 from unimq_contract.contract import Contract
-from unimq_contract.guarantees import guarantee
+from unimq_contract.guarantees import guarantee, needs
 from unimq_contract.harness import Background, Connections, Harness, in_background, numbered
 
 
@@ -29,6 +31,20 @@ def answer(broker: unimq.Broker, request: unimq.Delivery, body: bytes) -> None:
     """Reply as any program can, with a producer."""
     with broker.producer(reply_queue(request)) as producer:
         producer.send(body, correlation_id=request.correlation_id)
+
+
+@contextmanager
+def working(
+    broker: unimq.Broker, queue: unimq.Queue, handler: Callable[[unimq.Delivery], object], harness: Harness
+) -> Generator[None]:
+    """Run a worker. It has begun when the first request is answered; before, `stop` would have nothing to stop."""
+    with broker.consumer(queue) as consumer:
+        running = Background(lambda: consumer.run(handler, retry=unimq.Retry(base=0)))
+        try:
+            yield
+        finally:
+            consumer.stop()
+            running.result(harness.bounds.within)
 
 
 class RepliesContract(Contract):
@@ -168,3 +184,64 @@ class RepliesContract(Contract):
             with pytest.raises(unimq.NotFound, match=request.reply_to):
                 other.consumer(reply_queue(request))
             request.ack()
+
+    @guarantee("Q1", "Q3", kills=("ack-dropped", "correlation-id-dropped"))
+    def test_what_a_handler_returns_is_the_reply(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with working(broker, queue, lambda request: b"reply to " + request.body, harness):
+            for body in numbered(10):
+                assert ask(broker, queue, body, harness) == b"reply to " + body
+        harness.is_empty(queue, broker)
+
+    @guarantee("Q3", "A3", kills=("nack-acks", "attempt-stuck"))
+    def test_a_handler_that_fails_is_tried_again_and_then_replies(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        def fail_first(request: unimq.Delivery) -> bytes:
+            if request.attempt == 1:
+                raise ValueError("not yet")
+            return b"at the second attempt"
+
+        with working(broker, queue, fail_first, harness):
+            assert ask(broker, queue, b"question", harness) == b"at the second attempt"
+        harness.is_empty(queue, broker)
+
+    @needs("dead_letter")
+    @guarantee("Q2", "A4", kills=("headers-dropped",))
+    def test_a_requester_is_told_that_its_request_is_given_up(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with (
+            working(broker, queue, lambda _: unimq.Reject("no such customer"), harness),
+            pytest.raises(unimq.RequestFailed, match="no such customer") as failed,
+        ):
+            broker.request(queue, b"question", timeout=harness.bounds.within)
+        assert failed.value.reason == "no such customer"
+        assert queue.dead_letters is not None
+        with broker.consumer(queue.dead_letters) as dead:
+            delivery = harness.receive_one(dead)
+            assert delivery.headers["unimq-dead-reason"] == "no such customer"
+            delivery.ack()
+
+    @guarantee("Q2", "D4", kills=("ack-dropped",))
+    def test_a_reply_to_nowhere_is_dropped_with_its_request(
+        self, connect: Connections, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """The requester is gone when its request is handled."""
+        leaving, broker = connect(), connect()
+        broker.declare(queue)
+        with pytest.raises(unimq.RequestTimeout):
+            leaving.request(queue, b"first", timeout=harness.bounds.delay)
+        leaving.close()
+        handled: list[bytes] = []
+
+        def handle(request: unimq.Delivery) -> bytes:
+            handled.append(request.body)
+            return b"reply"
+
+        with working(broker, queue, handle, harness):
+            assert ask(broker, queue, b"second", harness) == b"reply"
+            harness.eventually(lambda: b"first" in handled, "the first request is handled")
+        assert sorted(handled) == [b"first", b"second"]
+        harness.is_empty(queue, broker)
