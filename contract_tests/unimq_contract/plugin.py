@@ -19,6 +19,7 @@ import pytest
 import unimq
 from unimq_contract.brokers import BACKENDS, BrokerUnavailable, RunningTap, start, url_variable
 from unimq_contract.brokers import Backend as TapName
+from unimq_contract.claims import UNPROBED
 from unimq_contract.contract import Contract
 from unimq_contract.fronts import AsyncioFront, Front, FrontName, SyncFront
 from unimq_contract.guarantees import GUARANTEES
@@ -205,6 +206,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is None:
             raise pytest.UsageError(f"{item.nodeid} says of no guarantee that it proves it")
         item.user_properties.append(("guarantees", mark.args))
+        needed = tuple(feature for needs in item.iter_markers("needs") for feature in needs.args)
+        item.user_properties.append(("needs", needed))
         tested = getattr(item, "callspec", None)
         if tested is not None and "backend" in tested.params:
             item.user_properties.append(("backend", tested.params["backend"].name))
@@ -304,6 +307,22 @@ class Tally:
         self.outcomes: dict[str, dict[str, Counter[str]]] = {}
         self.described: dict[str, str] = {}
         self.missing: dict[str, None] = {}
+        self.ran: dict[str, dict[str, bool]] = {}
+        """By backend and feature it has: whether any of the tests that need it came to a verdict."""
+
+    def untested(self) -> list[str]:
+        """Return the features that a backend declares and no test of this run proves, though some were to."""
+        return [
+            f"{name} declares {feature}, and no test of it ran"
+            for name, features in self.ran.items()
+            for feature, ran in features.items()
+            # Only where a broker can be killed is it seen what survives that.
+            if not ran and feature not in UNPROBED
+        ]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.untested() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = dict(report.user_properties)
@@ -318,6 +337,10 @@ class Tally:
         by_number = self.outcomes.setdefault(name, {})
         for number in cast("tuple[str, ...]", said["guarantees"]):
             by_number.setdefault(number, Counter())[report.outcome] += 1
+        if "unsupported" not in said:
+            ran = self.ran.setdefault(name, {})
+            for feature in cast("tuple[str, ...]", said["needs"]):
+                ran[feature] = ran.get(feature, False) or not report.skipped
 
 
 @pytest.hookimpl(wrapper=True)
@@ -350,5 +373,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"  BROKEN:      {' '.join(failed)}", red=True)
         if unproven:
             terminalreporter.write_line(f"  not proven:  {' '.join(unproven)}", yellow=True)
+    for line in tally.untested():
+        terminalreporter.write_line(line, red=True, bold=True)
     for error in missing:
         terminalreporter.write_line(f"{_NOT_TESTED}{error}", red=True, bold=True)

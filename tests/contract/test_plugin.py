@@ -130,3 +130,42 @@ def test_a_test_without_a_guarantee_is_refused(run: Run, tmp_path: Path) -> None
     done = run("test_mine.py")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "test_something" in done.stderr
+
+
+def test_a_feature_that_is_declared_and_tested_by_nothing_fails_the_run(run: Run, tmp_path: Path) -> None:
+    """All tests that need it are skipped, for whatever other reason than that it is declared unsupported."""
+    (tmp_path / "test_family.py").write_text(
+        """
+import pytest
+from unimq_contract.contract import Contract
+from unimq_contract.guarantees import guarantee, needs
+
+class TestFamily(Contract):
+    url = "memory://"
+
+    @needs("delay")
+    @guarantee("T2")
+    def test_delay(self, broker, harness):
+        pytest.skip("not today")
+
+    @needs("ttl")
+    @guarantee("T1")
+    def test_ttl(self, broker, harness, request):
+        if request.config.getoption("--unimq-stress") > 1:
+            pytest.skip("not under stress")
+        assert broker.capabilities.ttl
+
+    @needs("durable")
+    @guarantee("S1")
+    def test_durable(self, broker, harness):
+        raise AssertionError("memory declares that unsupported")
+"""
+    )
+    done = run("test_family.py", "--import-mode=importlib")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "memory:// declares delay, and no test of it ran" in done.stdout
+    assert "declares ttl" not in done.stdout
+    assert "declares durable, and" not in done.stdout
+    assert run("test_family.py", "--import-mode=importlib", "-k", "not delay").returncode == pytest.ExitCode.OK
+    stressed = run("test_family.py", "--import-mode=importlib", "-k", "not delay", "--unimq-stress", "2")
+    assert stressed.returncode == pytest.ExitCode.TESTS_FAILED, stressed.stdout
