@@ -94,5 +94,5 @@ def _choices(options: type[msgspec.Struct], name: str) -> list[str]:
 
 def _read_declare(text: str) -> bool:
     if text not in {"true", "false"}:
-        raise ConfigError(f'option "declare" must be true or false, not {text!r}')
+        raise ConfigError('option "declare" must be true or false')
     return text == "true"
