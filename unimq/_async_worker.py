@@ -100,9 +100,8 @@ class LoopWorkers:
                     # The handler's own affair, such as awaiting a task that somebody cancelled.
                     worker.failed(delivery, error)
                 else:
-                    if result is None and delivery.message.reply_to is None:
-                        if delivery in held:
-                            worker.ack(delivery)
+                    if result is None and delivery.message.reply_to is None and delivery in held:
+                        worker.ack(delivery)
                     else:
                         worker.done(delivery, result)
         except BaseException:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unimq._clock import Clock
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, count, seconds
-from unimq._errors import AlreadySettled, Closed, ConfigError, LeaseLost, UnimqError
+from unimq._errors import AlreadySettled, Closed, ConfigError, LeaseLost, UnimqError, Unsupported
 from unimq._middleware import Nack, Reject
 from unimq._receiving import EXHAUSTED, ConsumerCore
 from unimq._replies import Replier
@@ -163,6 +163,12 @@ class Worker:
     def done(self, delivery: Delivery[Any], result: object = None) -> None:
         """Settle as the handler's return value says; not if the handler settled it itself."""
         if delivery not in self.core.held:
+            if delivery.lost:
+                log.warning(
+                    "message %s of %r was handled, but is no longer held here; it comes or came again",
+                    delivery.id,
+                    self.core.source_name,
+                )
             return
         if isinstance(result, BaseException):
             self.failed(delivery, result)
@@ -309,7 +315,8 @@ class Worker:
             if 0 < delivery.lease_until < soon:
                 try:
                     core.extend(delivery, lease)
-                except (AlreadySettled, LeaseLost):
+                except (AlreadySettled, LeaseLost, Unsupported):
+                    # The last: SQS keeps a message no longer than twelve hours after its receipt.
                     continue
 
     # The end of a run.
@@ -531,9 +538,8 @@ class ThreadWorkers:
                 except Exception as error:  # noqa: BLE001 - the user's, passed to the policy
                     worker.failed(delivery, error)
                     continue
-                if result is None and delivery.message.reply_to is None:
-                    if delivery in held:
-                        ack(delivery)
+                if result is None and delivery.message.reply_to is None and delivery in held:
+                    ack(delivery)
                 else:
                     worker.done(delivery, _no_awaitable(result))
         except BaseException:
