@@ -8,10 +8,9 @@ each must get the reply to its own request. What a service holds unanswered when
 
 import contextlib
 import gzip
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import msgspec
@@ -21,7 +20,7 @@ from _run import DATA, arguments, declared, own_name, positive, reconciled, run
 import unimq
 
 PREFETCH = 20
-NOBODY = 0.2
+NO_ANSWER = 0.2
 """Seconds that a request waits which nobody can answer."""
 
 
@@ -49,40 +48,35 @@ def read_accounts() -> dict[str, Account]:
     return accounts
 
 
-def serve(
-    broker: unimq.Broker,
-    queue: unimq.Queue,
-    accounts: dict[str, Account],
-    stop: threading.Event,
-    leave_after: int | None = None,
-) -> int:
-    """Answer as one of several competing services until told to stop; return how many answers were sent.
+QUESTIONS = unimq.JSON(Question)
+ACCOUNTS = unimq.JSON(Account)
 
-    With `leave_after` it leaves earlier, with all that it holds unanswered. The reply is stored before the request is
-    acked, so that a service that crashes between the two makes a request be answered twice, and never not at all.
-    """
-    answered = 0
-    decode = msgspec.json.Decoder(Question).decode
-    with contextlib.ExitStack() as opened:
-        consumer = opened.enter_context(broker.consumer(queue, prefetch=PREFETCH))
-        producers: dict[str, unimq.Producer] = {}
-        while not stop.is_set():
-            for request in consumer.receive(PREFETCH, timeout=0.5):
-                if answered == leave_after:
-                    return answered
-                if request.reply_to is None:
-                    request.reject("no queue for the reply")
-                    continue
-                producer = producers.get(request.reply_to)
-                if producer is None:
-                    replies = unimq.Queue(request.reply_to, dead_letter=False)
-                    producer = producers[request.reply_to] = opened.enter_context(broker.producer(replies))
-                account = accounts[decode(request.body).customer]
-                producer.send(msgspec.json.encode(account), correlation_id=request.correlation_id)
-                answered += 1
-                with contextlib.suppress(unimq.LeaseLost):
-                    request.ack()
-    return answered
+
+class Service:
+    """One of several competing services, which leaves after `leave_after` answers, whatever it holds then."""
+
+    def __init__(
+        self,
+        consumer: unimq.Consumer[Question],
+        accounts: dict[str, Account],
+        leave_after: int | None = None,
+    ) -> None:
+        self.consumer = consumer
+        self.answered = 0
+        self._accounts = accounts
+        self._leave_after = leave_after
+
+    def work(self) -> None:
+        """Answer until stopped or closed. The reply is stored before its request is acked: no crash loses a request."""
+        self.consumer.run(self.answer)
+        self.consumer.close()
+
+    def answer(self, request: unimq.Delivery[Question]) -> unimq.Encoded:
+        """Return the reply, or raise what its requester is told when the last attempt has failed."""
+        self.answered += 1
+        if self.answered == self._leave_after:
+            self.consumer.stop()
+        return ACCOUNTS.encode(self._accounts[request.value.customer])
 
 
 def ask_all(
@@ -92,11 +86,11 @@ def ask_all(
 
     def ask(customer: str) -> Account | None:
         try:
-            reply = broker.request(queue, msgspec.json.encode(Question(customer)), timeout=patience)
+            reply = broker.request(queue, Question(customer), timeout=patience, codec=QUESTIONS, reply_codec=ACCOUNTS)
         except unimq.RequestTimeout:
             return None
         seen.add("answered", 1)
-        return msgspec.json.decode(reply.body, type=Account)
+        return reply.value
 
     with ThreadPoolExecutor(clients) as threads:
         replies = zip(customers, threads.map(ask, customers), strict=True)
@@ -106,7 +100,7 @@ def ask_all(
 def ask_nobody(broker: unimq.Broker, queue: unimq.Queue) -> int:
     """Ask where no service is; return how many requests timed out."""
     try:
-        broker.request(queue, b"is anybody there?", timeout=NOBODY)
+        broker.request(queue, b"is anybody there?", timeout=NO_ANSWER)
     except unimq.RequestTimeout:
         return 1
     return 0
@@ -123,29 +117,39 @@ def main() -> int:
 
     queue = unimq.Queue(own_name("accounts"))
     empty = unimq.Queue(own_name("nobody"))
-    stop = threading.Event()
     with (
         unimq.connect(options.url) as asking,
         unimq.connect(options.url) as answering,
         declared(asking, queue, empty),
+        contextlib.ExitStack() as opened,
     ):
+        consumers = [
+            opened.enter_context(answering.consumer(queue, prefetch=PREFETCH, codec=QUESTIONS))
+            for _ in range(options.services + 1)
+        ]
+        leaver, *stayers = services = [
+            Service(consumer, accounts, None if number else max(1, len(customers) // 10))
+            for number, consumer in enumerate(consumers)
+        ]
         started = time.monotonic()
-        with progress({"answered": len(customers)}) as seen, ThreadPoolExecutor(options.services + 1) as threads:
+        with progress({"answered": len(customers)}) as seen, ThreadPoolExecutor(len(services)) as threads:
+            running = [threads.submit(service.work) for service in services]
             try:
-                leaver: Future[int] = threads.submit(serve, answering, queue, accounts, stop, len(customers) // 10)
-                stayers = [threads.submit(serve, answering, queue, accounts, stop) for _ in range(options.services)]
                 replies = ask_all(asking, queue, customers, options.clients, options.patience, seen)
             finally:
-                stop.set()
-            answered = leaver.result() + sum(service.result() for service in stayers)
+                for consumer in consumers:
+                    consumer.close()
+            for each in running:
+                each.result()
         elapsed = time.monotonic() - started
         timeouts = ask_nobody(asking, empty)
         backend = asking.capabilities.backend
 
     print(
-        f"{len(customers)} requests, {options.clients} at a time, {options.services} services and one that left after"
-        f" {leaver.result()} answers, {backend}: {elapsed:.2f} s"
+        f"{len(customers)} requests, {options.clients} at a time, {len(stayers)} services and one that left after"
+        f" {leaver.answered} answers, {backend}: {elapsed:.2f} s"
     )
+    answered = sum(service.answered for service in services)
     wrong = sum(account != accounts[customer] for customer, account in replies.items())
     return reconciled(
         [

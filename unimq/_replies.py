@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from unimq._codec import Codec, encode
+from unimq._codec import Codec, Encoded, encode
 from unimq._dead_letters import ATTEMPTS, ERROR, ERROR_TYPE, LONGEST_ERROR, ORIGINAL_ID, REASON, SOURCE
 from unimq._delivery import Delivery
 from unimq._destinations import Queue
@@ -61,8 +61,8 @@ class Replier:
 
         Args:
             delivery: the request.
-            value: a `Message`, of which all but the correlation id is sent as it is; bytes; or what `codec` encodes.
-                Without a codec `None` is an empty reply.
+            value: a `Message`, of which all but the correlation id is sent as it is; bytes; an `Encoded`, which another
+                codec made; or what `codec` encodes. Without a codec `None` is an empty reply.
             codec: the consumer's.
             done: called once, from any thread or at once. With `None`: settle the request, as the reply is confirmed,
                 or can never arrive (its queue is gone, which is logged once per queue). With an error: do not ack, as
@@ -207,15 +207,17 @@ def _reply(delivery: Delivery[Any], value: object, codec: Codec[Any] | None) -> 
     content_type: str | None = None
     headers: Headers | None = None
     body: object = value
-    if not isinstance(value, Message | bytes | bytearray | memoryview):
+    if isinstance(value, Encoded):
+        body, headers, content_type = value.body, value.headers, value.content_type
+    elif not isinstance(value, Message | bytes | bytearray | memoryview):
         if codec is not None:
             body, headers, content_type = encode(codec, value, None, None)
         elif value is None:
             body = b""
         else:
             raise InvalidMessage(
-                f"a handler's reply must be bytes or a Message, not {type(value).__name__}, unless the consumer has a"
-                " codec"
+                f"a handler's reply must be bytes, a Message or what a codec encoded, not {type(value).__name__},"
+                " unless the consumer has a codec"
             )
     message = compose(body, headers=headers, content_type=content_type)
     message.correlation_id = delivery.correlation_id or delivery.id

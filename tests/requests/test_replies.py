@@ -42,6 +42,7 @@ def giving(value: object, codec: unimq.Codec[Any] | None = None) -> Answer:
         (b"bytes", Shout(), (b"bytes", None, NO_HEADERS)),
         (bytearray(b"bytes"), None, (b"bytes", None, NO_HEADERS)),
         (unimq.Message(b"m", headers={"a": "b"}, content_type="t"), Shout(), (b"m", "t", {"a": "b"})),
+        (Shout().encode("value"), None, (b"VALUE", "text/shout", {"loud": "yes"})),
         ("value", Shout(), (b"VALUE", "text/shout", {"loud": "yes"})),
         (None, None, (b"", None, NO_HEADERS)),
     ],
@@ -57,7 +58,7 @@ def test_what_a_handler_returns_is_the_reply(
 @pytest.mark.parametrize(
     ("value", "codec", "said"),
     [
-        (5, None, "a handler's reply must be bytes or a Message, not int"),
+        (5, None, "a handler's reply must be bytes, a Message or what a codec encoded, not int"),
         (5, Shout(), "cannot encode int"),
         (unimq.Message(b"x", headers={"unimq-x": "y"}), None, "reserved"),
         (bytes(200_000), None, "100000"),
