@@ -9,7 +9,20 @@ import unimq
 
 from .conftest import Command
 
-COMMANDS = ["up", "send", "receive", "stats", "purge", "declare", "delete", "capabilities", "verify"]
+COMMANDS = [
+    "up",
+    "send",
+    "receive",
+    "stats",
+    "purge",
+    "declare",
+    "delete",
+    "capabilities",
+    "verify",
+    "check",
+    "plan",
+    "apply",
+]
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ CASES = [
     (["declare", "orders", "--ttl", "0"], 1, "ttl must be more than 0 seconds"),
     (["declare", "orders", "--max-length", "0"], 1, "max_length must be a whole number of at least 1"),
     (["stats", "orders"], 1, "queue 'orders' does not exist on memory://"),
+    (["check", "--broker", "here", "--on", "memory://"], 2, "give one of them"),
+    (["plan", "/no/such/file"], 1, "/no/such/file: cannot be read: No such file or directory"),
+    (["apply", "/no/such/file"], 1, "/no/such/file: cannot be read: No such file or directory"),
     (["send", "orders", "x", "--header", "colour"], 2, "--header 'colour': expected NAME=VALUE"),
     (["send", "orders", "x", "--header", "a=1", "--header", "a=2"], 2, "--header 'a' is given twice"),
     (["send", "orders", "x", "--file", "y"], 2, "a BODY is one message"),
@@ -79,7 +82,8 @@ def test_a_missing_url_is_asked_for(
     given = {"send": ["orders", "x"], "purge": ["orders", "--yes"], "delete": ["orders", "--yes"]}
     result = command(name, *given.get(name, [] if name in {"capabilities", "verify"} else ["orders"]))
     assert result.code == 1
-    assert result.err == "error: no broker URL: give --url URL or set UNIMQ_URL, for example amqp://localhost/\n"
+    assert result.err.startswith("error: no broker URL: ")
+    assert "set UNIMQ_URL" in result.err
 
 
 LEAKS = [

@@ -205,7 +205,7 @@ def tell(steps: Sequence[Step], title: str, *, json: bool) -> int:
     if not problems:
         return 0
     made = sum(step.state == "made" for step in steps)
-    return fail(f"{problems} of {len(steps)} destinations cannot be as configured; {made or 'nothing'} was made")
+    return fail(f"{problems} of {len(steps)} destinations cannot be as configured; made: {made or 'nothing'}")
 
 
 def _name_of(destination: Destination) -> str:
