@@ -211,8 +211,11 @@ class Redrive:
         try:
             if self.under_way:
                 self._finish()
-            if self.unproven:
+            if self.unproven and not self.consumer.closed:
                 self._prove()
+        except UnimqError as error:
+            # Not to hide what ended the run, an interrupt perhaps.
+            log.warning("dead letters of %r were moved and may be seen again: %s", self.queue.name, error)
         finally:
             # Confirms what was acked, too, which is all that is left to do after an error.
             self.broker.close_consumer(self.consumer, self.broker.timeout)

@@ -42,7 +42,7 @@ def test_the_dialogue_goes_as_shown(command: Command, broker: unimq.Broker) -> N
         assert re.fullmatch(pattern, (result.out.decode() + result.err).rstrip("\n")), f"{line}\n{result}"
         assert (result.code == 0) == (not shown.startswith("error: "))
         ran.add(arguments[0])
-    assert ran == {"send", "receive", "declare", "stats", "purge", "delete"}
+    assert ran == {"send", "receive", "declare", "stats", "purge", "redrive", "delete"}
 
 
 @pytest.mark.slow

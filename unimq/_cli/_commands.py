@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from unimq._capabilities import Capabilities, Feature
-from unimq._cli import _messages, _tap, _verify
+from unimq._cli import _messages, _redrive, _tap, _verify
 from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
 from unimq._destinations import Queue, QueuePolicy, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
@@ -213,6 +213,46 @@ def stats(*sources: str, subscription: OfTopic = None, url: URL = None, json: JS
     else:
         write_table(
             ("source", *names), [(name, *(_cell(getattr(stats, field)) for field in names)) for name, stats in named]
+        )
+
+
+@app.command
+def redrive(
+    source: str,
+    /,
+    *,
+    subscription: OfTopic = None,
+    limit: int | None = None,
+    reason: str | None = None,
+    rate: float | None = None,
+    dry_run: Flag = False,
+    timeout: float = 30.0,
+    url: URL = None,
+    json: JSON = False,
+) -> int:
+    """Return dead letters to the queue, or to the subscription alone, that they come from.
+
+    None is lost when it is interrupted; start it again to go on. Exits with 1 if some could not be sent.
+
+    Args:
+        source: Queue whose dead letters return; TOPIC--NAME is a subscription.
+        limit: Move at most so many.
+        reason: Move only what died of this reason.
+        rate: Messages per second at most.
+        dry_run: Move nothing; count what would move, and all by reason.
+        timeout: Seconds to wait for dead letters that somebody else holds.
+    """
+    wanted = _source(source, subscription)
+    with _connect(url) as broker:
+        return _redrive.redrive(
+            broker,
+            wanted,
+            limit=limit,
+            reason=reason,
+            rate=rate,
+            dry_run=dry_run,
+            timeout=timeout,
+            json=json,
         )
 
 

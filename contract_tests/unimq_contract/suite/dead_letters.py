@@ -85,8 +85,10 @@ class DeadLettersContract(Contract):
         with broker.consumer(dead_letters_of(queue)) as consumer:
             dead = harness.receive_one(consumer)
             assert dead.body == b"poison"
-            assert dead.headers["unimq-dead-reason"] == "max_deliveries"
-            assert dead.headers["unimq-dead-attempts"] == "3"
+            why = {name: value for name, value in dead.headers.items() if name in PROVENANCE}
+            assert why.keys() == PROVENANCE
+            assert (why["unimq-dead-reason"], why["unimq-dead-attempts"]) == ("max_deliveries", "3")
+            assert (why["unimq-dead-source"], why["unimq-dead-id"]) == (queue.name, delivery.id)
             dead.ack()
             consumer.settle()
 

@@ -174,6 +174,7 @@ class RedriveContract(Contract):
         harness.is_empty(dead_letters_of(queue), broker)
 
     @needs("dead_letter")
+    @pytest.mark.fronts("sync")
     @guarantee("D2", kills=("redrive-loses-one",))
     def test_what_dies_again_meanwhile_is_not_sent_round_in_circles(
         self, broker: unimq.Broker, connect: Connections, queue: unimq.Queue, harness: Harness
@@ -222,6 +223,7 @@ class RedriveContract(Contract):
             harness.nothing_else(topic, broker, watching, consumer)
 
     @needs("dead_letter", "ttl")
+    @pytest.mark.fronts("sync")
     @guarantee("D2", "T1", kills=("redrive-loses-one",))
     def test_what_expired_lives_again(self, broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
         """For the ttl of its queue, from the redrive on; a ttl of its own has ended with the message."""
