@@ -923,11 +923,12 @@ class UndecodableDropped(Mutant):
 
 
 class PoisonComesAgain(Mutant):
-    """What nobody could decode is delivered again after its copy is in the dead letters."""
+    """What nobody could decode is delivered once more after its copy is in the dead letters."""
 
     def ack(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        has_codec = getattr(receiver.portable, "codec", None) is not None
         for delivery in deliveries:
-            if getattr(receiver.portable, "codec", None) is not None and delivery.decoded is msgspec.UNSET:
+            if has_codec and delivery.decoded is msgspec.UNSET and delivery.attempt == 1:
                 receiver.real.nack(delivery, 0.0)
             else:
                 receiver.real.ack((delivery,))
