@@ -16,6 +16,7 @@ from unimq_contract.suite.replies import RepliesContract
 from unimq_contract.suite.sending import SendContract
 from unimq_contract.suite.settling import SettleContract
 from unimq_contract.suite.timing import TimingContract
+from unimq_contract.suite.working import WorkContract
 
 __all__ = [
     "CapabilitiesContract",
@@ -34,4 +35,5 @@ __all__ = [
     "SendContract",
     "SettleContract",
     "TimingContract",
+    "WorkContract",
 ]
