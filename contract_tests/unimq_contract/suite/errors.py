@@ -151,7 +151,12 @@ class ErrorsContract(Contract):
                 unimq.ConfigError,
                 ("'ttlInSecond'", "valid", "declare"),
             ),
-            Bad("wrong value", at(backend.with_options(declare="maybe")), unimq.ConfigError, ("declare", "'maybe'")),
+            Bad(
+                "wrong value",
+                at(backend.with_options(declare="maybe")),
+                unimq.ConfigError,
+                ("declare", "true or false"),
+            ),
             Bad(
                 "option twice",
                 at(backend.with_options(declare="true") + "&declare=true"),
