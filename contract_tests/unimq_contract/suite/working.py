@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ both_kinds = pytest.mark.parametrize("kind", ["plain", "async"])
 @contextmanager
 def working(
     consumer: unimq.Consumer, handler: Callable[[Any], object], kind: Kind, harness: Harness, **options: Any
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Run a worker beside the block, and stop it at the end; its error is the block's."""
 
     async def handle(delivery: Any) -> object:
