@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"unimq", "unimq_memory", "unimq_kafka", "unimq_rabbitmq", "unimq_sqs", "unimq_contract"}
-EXTRAS = {"kafka", "rabbitmq", "sqs", "cli", "otel", "bench", "test", "docs", "all"}
+EXTRAS = {"kafka", "rabbitmq", "sqs", "zstd", "cli", "otel", "bench", "test", "docs", "all"}
 CLIENTS = {"confluent_kafka", "pika", "boto3", "botocore", "opentelemetry", "cyclopts", "rich"}
 
 pytestmark = pytest.mark.slow
