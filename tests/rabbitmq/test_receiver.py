@@ -314,3 +314,31 @@ def test_close_acks_gives_the_rest_back_and_delivers_nothing_more(link: Any, del
     assert len(deliveries.delivered) == 3
     assert link.users == []
     receiver.close(1.0)
+
+
+def test_a_key_is_in_work_once_and_acks_never_reach_over_its_nacked_head(link: Any, deliveries: Any) -> None:
+    """O1, A2."""
+    receiver = RabbitMQReceiver(
+        link, "q", deliveries, 10, DelayedNacks(link, "q", _wire.Limits(10**6, 10**5), set()), is_ordered=True
+    )
+    receiver.open(1.0)
+    assert link.channel.sent == [("qos", 1000)]
+    link.channel.sent.clear()
+    for tag, key in enumerate(("a", "a", "b", "b"), start=1):
+        properties = BasicProperties(message_id=str(tag), headers={"unimq-key": key})
+        link.channel.received(link.channel, Basic.Deliver("tag", tag, False, "", "q"), properties, b"%d" % tag)
+    link.thread.run_timers()
+    assert [delivery.body for delivery in deliveries.delivered] == [b"1", b"3"]
+    head, other = deliveries.delivered
+    receiver.nack(head, 5.0)
+    receiver.ack((other,))
+    assert _acks(link) == [("ack", 3, False)]
+    assert [delivery.body for delivery in deliveries.delivered] == [b"1", b"3", b"4"]
+    link.thread.run_timers()
+    link.thread.run_timers()
+    again = deliveries.delivered[3]
+    assert (again.body, again.attempt) == (b"1", 2)
+    receiver.ack((again, deliveries.delivered[2]))
+    # Only now is everything below 2 settled; 4 is above it.
+    assert _acks(link)[1:] == [("ack", 1, True), ("ack", 4, False)]
+    assert deliveries.delivered[4].body == b"2"

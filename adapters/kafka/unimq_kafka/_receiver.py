@@ -18,10 +18,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
-from unimq.adapter import Delivery, DeliverySink, Mailbox
+from unimq.adapter import Delivery, DeliverySink, Lanes, Mailbox
 from unimq_kafka._errors import describe, is_final, native_of, request_error
 from unimq_kafka._handles import forget, keep
-from unimq_kafka._lanes import Lanes
 from unimq_kafka._options import Settings
 from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress, decode_metadata
 from unimq_kafka._wire import decode

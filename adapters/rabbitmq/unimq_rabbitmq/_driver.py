@@ -103,8 +103,12 @@ class _FirstContact:
             self.version.set_exception(error)
 
 
+def _is_before_4(version: str) -> bool:
+    major = re.match(r"\d+", version)
+    return major is not None and int(major[0]) < 4
+
+
 def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
-    not_yet = "not provided on RabbitMQ in this version of unimq"
     return Capabilities(
         backend="rabbitmq",
         broker_version=version,
@@ -113,7 +117,9 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         topics=native("deleting a topic deletes the subscriptions this connection knows: AMQP cannot list the others"),
         start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
         require_subscription=native("messages are mandatory"),
-        ordering_key=unsupported(not_yet, "one consumer with prefetch=1"),
+        ordering_key=unsupported("before RabbitMQ 4 what returns to a queue comes behind the rest", "RabbitMQ 4")
+        if _is_before_4(version)
+        else emulated("one active consumer of a queue at a time, which hands out one message of a key at a time"),
         delay=emulated("a queue per length of delay, up to an eighth longer; stats and purge do not see what waits"),
         ttl=emulated("checked at delivery"),
         nack_delay=emulated("a confirmed copy in a queue of delays, up to an eighth longer"),
@@ -148,8 +154,7 @@ class RabbitMQDriver:
         self._thread = thread
         self._consuming = consuming
         self._publishing = publishing
-        major = re.match(r"\d+", version)
-        self._before_4 = major is not None and int(major[0]) < 4
+        self._before_4 = _is_before_4(version)
         self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, frame_max - _FRAME_OVERHEAD)
         self.capabilities = _capabilities(version, self._limits)
         self._subscriptions: dict[str, set[str]] = {}

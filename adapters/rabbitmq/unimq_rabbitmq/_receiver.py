@@ -16,7 +16,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
-from unimq.adapter import Delivery, DeliverySink
+from unimq.adapter import Delivery, DeliverySink, Lanes
 from unimq_rabbitmq import _errors, _wire
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._link import Link
@@ -30,6 +30,8 @@ _NO_FETCH = {405, 540}
 
 _MOST_PREFETCH = 65535
 """The field has 16 bits."""
+_ORDERED_AHEAD = 1000
+"""Messages of an ordered queue that the broker pushes at least, so that other keys are found behind a slow one."""
 _ACK_LINGER = 0.001
 """Seconds that an ack waits for others, so that one frame settles many and the I/O thread is woken once for all."""
 _EAGER_PREFETCH = 64
@@ -55,7 +57,9 @@ class _Session:
         "consumer_tag",
         "fetched",
         "held",
+        "lanes",
         "last_tag",
+        "parked",
         "proven",
         "pushed",
         "settled",
@@ -72,6 +76,10 @@ class _Session:
         """Unsettled, by delivery tag, in the order of the broker."""
         self.batch: list[Delivery] = []
         """Received but not yet given to the sink."""
+        self.lanes = Lanes()
+        """What waits for an earlier message of its key, where there is an order."""
+        self.parked = 0
+        """Nacked messages that wait here for their delay, where there is an order."""
         self.last_tag = 0
         self.pushed = 0
         """Deliveries that the broker sent by itself."""
@@ -106,16 +114,31 @@ Token = tuple[_Session, int]
 class RabbitMQReceiver:
     """See `unimq.adapter.Receiver`. Its protocol methods are for any thread, the rest is in the I/O thread."""
 
-    def __init__(self, link: Link, queue: str, sink: DeliverySink, prefetch: int, delays: DelayedNacks) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queue: str,
+        sink: DeliverySink,
+        prefetch: int,
+        delays: DelayedNacks,
+        *,
+        is_ordered: bool = False,
+    ) -> None:
         self._link = link
         self._thread = link.thread
         self._queue = queue
         self._sink = sink
         self._prefetch = min(prefetch, _MOST_PREFETCH)
+        self._is_ordered = is_ordered
+        # Those that wait behind others of their key are unsettled, too, and must not keep other keys away (O1).
+        ahead = max(_ORDERED_AHEAD, 2 * prefetch) if is_ordered else prefetch
+        self._window = min(ahead, _MOST_PREFETCH)
+        """Unsettled messages that the broker may push."""
         # So few settlements can never wait in the channel.
-        self._most_fetched = 0 if prefetch <= _SENT_ON_AT_ONCE else 1 + self._prefetch // 64
+        self._most_fetched = 0 if self._window <= _SENT_ON_AT_ONCE else 1 + self._prefetch // 64
         """Messages that the broker may give on top of the prefetch; they are held back while that is used up (R3)."""
-        self._may_fetch = True
+        # A queue with a single active consumer refuses, at the price of the channel.
+        self._may_fetch = not is_ordered
         self._linger = 0.0 if self._prefetch <= _EAGER_PREFETCH else _ACK_LINGER
         self._acks: deque[Delivery] = deque()
         """Written by any thread, emptied in the I/O thread."""
@@ -225,7 +248,7 @@ class RabbitMQReceiver:
         guarded = self._thread.guarded
         channel.add_on_cancel_callback(guarded(partial(self._cancelled, channel)))
         channel.add_callback(guarded(partial(self._fetched_nothing, channel)), [Basic.GetEmpty], one_shot=False)
-        channel.basic_qos(prefetch_count=self._prefetch, callback=guarded(partial(self._consume, channel)))
+        channel.basic_qos(prefetch_count=self._window, callback=guarded(partial(self._consume, channel)))
 
     def _consume(self, channel: Channel, _qos_ok: object) -> None:
         self._opening = False
@@ -310,7 +333,7 @@ class RabbitMQReceiver:
         if session is None:
             return
         # A queue with so many unsettled pushes no more, so it has applied all settlements but these at most.
-        read = max(session.proven, session.pushed - self._prefetch)
+        read = max(session.proven, session.pushed - self._window)
         at_risk = max(0, session.settled - read)
         barriers, self._barriers = self._barriers, {}
         if session.held:
@@ -350,6 +373,10 @@ class RabbitMQReceiver:
         tag = session.last_tag = int(method.delivery_tag or 0)
         delivery = Delivery(message, attempt, (session, tag), self._sink, properties)
         session.held[tag] = delivery
+        if not self._is_ordered or session.lanes.admit(delivery):
+            self._offer(session, delivery)
+
+    def _offer(self, session: _Session, delivery: Delivery) -> None:
         if not session.batch:
             # The loop gets there after it has handled all that was read from the socket.
             self._thread.call_later(0, partial(self._hand_over, session))
@@ -359,7 +386,8 @@ class RabbitMQReceiver:
         if session is not self._session or self._closing is not None or self._paused:
             return
         batch = session.batch
-        room = self._prefetch - (len(session.held) - len(batch))
+        in_work = len(session.held) - len(batch) - session.lanes.waiting - session.parked
+        room = self._prefetch - in_work
         session.batch = batch[room:]
         if batch and room > 0:
             self._sink.deliver(batch[:room])
@@ -378,9 +406,12 @@ class RabbitMQReceiver:
         session = self._session
         tags: list[int] = []
         for _ in range(len(acks)):
-            owner, tag = cast("Token", acks.popleft().token)
+            delivery = acks.popleft()
+            owner, tag = cast("Token", delivery.token)
             if session is not None and owner is session and session.held.pop(tag, None) is not None:
                 tags.append(tag)
+                if self._is_ordered and (follower := session.lanes.follow(delivery)) is not None:
+                    session.batch.append(follower)
             else:
                 self._stale += 1
         if not tags or session is None:
@@ -403,9 +434,13 @@ class RabbitMQReceiver:
     def _requeue(self, delivery: Delivery) -> None:
         owner, tag = cast("Token", delivery.token)
         session = self._session
-        if session is None or owner is not session or session.held.pop(tag, None) is None:
+        if session is None or owner is not session or tag not in session.held:
             self._stale += 1
             return
+        if self._is_ordered:
+            self._repeat(session, delivery, 0.0)
+            return
+        del session.held[tag]
         session.settled += 1
         session.commands += 1
         # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
@@ -417,10 +452,26 @@ class RabbitMQReceiver:
         """Have a copy wait in a queue of delays; the original is held until the broker has confirmed the copy."""
         delivery, delay = request
         owner, tag = cast("Token", delivery.token)
-        if owner is self._session and tag in owner.held:
+        if self._is_ordered and owner is self._session and tag in owner.held:
+            self._repeat(owner, delivery, delay)
+        elif owner is self._session and tag in owner.held:
             self._delays.send(delivery, delay, partial(self._postponed, delivery))
         else:
             self._stale += 1
+
+    def _repeat(self, session: _Session, delivery: Delivery, delay: float) -> None:
+        """Hand a nacked message out again from here: given back, it would come behind others of its key (O1)."""
+        again = Delivery(delivery.message, delivery.attempt + 1, delivery.token, self._sink, delivery.native)
+        # In its old place: what is held stays in the order of the broker.
+        session.held[cast("Token", delivery.token)[1]] = again
+        session.parked += 1
+
+        def due() -> None:
+            if session is self._session:
+                session.parked -= 1
+                self._offer(session, again)
+
+        self._thread.call_later(delay, due)
 
     def _postponed(self, delivery: Delivery, error: UnimqError | None) -> None:
         if error is None:

@@ -4,9 +4,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from unimq_kafka._lanes import Lanes
 
-from unimq.adapter import Delivery, Message
+from unimq.adapter import Delivery, Lanes, Message
 
 NOBODY: Any = None
 
@@ -33,6 +32,7 @@ def test_keys_go_through_in_order_and_one_at_a_time(keys: list[str | None], chan
             follower = lanes.follow(done)
             if follower is not None:
                 going.append(follower)
+        assert lanes.waiting == len(keys) - len(arriving) - len(going) - sum(map(len, seen.values()))
         busy = [delivery.key for delivery in going if delivery.key is not None]
         assert len(busy) == len(set(busy))
     for key in ("a", "b", ""):
