@@ -21,6 +21,7 @@ from unimq import (
     ConfigError,
     ConnectionLost,
     LeaseLost,
+    MessageTooLarge,
     NotFound,
     Queue,
     SendUnknown,
@@ -180,6 +181,23 @@ def test_reject_settles_only_after_the_copy_is_confirmed(
     assert headers["unimq-dead-attempts"] == "3"
     assert headers["unimq-dead-id"] == "x"
     assert float(headers["unimq-dead-at"]) == pytest.approx(time.time(), abs=60)
+
+
+def test_a_dead_letter_without_room_for_its_provenance_goes_without_it(
+    consumer: unimq.Consumer, receiver: Any, dead_letters: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D1: the original fits by itself, since it was sent; only the copy of the copy may fail for good."""
+    delivery = receiver.give(b"x", headers={"mine": "y"})
+    with caplog.at_level(logging.WARNING, "unimq"):
+        delivery.reject("no stock")
+        (copy,) = dead_letters.submitted
+        dead_letters.sink.failed((copy,), MessageTooLarge("1 byte too many"))
+    assert "dead letter x from 'orders' has no room for its provenance" in caplog.text
+    assert (receiver.acked, receiver.nacked) == ([], [])
+    bare = dead_letters.submitted[1]
+    assert (bare.message.body, dict(bare.message.headers), bare.message.id) == (b"x", {"mine": "y"}, "x")
+    dead_letters.sink.stored((bare,))
+    assert (receiver.acked, receiver.nacked) == ([delivery], [])
 
 
 def test_a_dead_letter_copy_that_fails_loses_nothing(
