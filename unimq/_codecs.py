@@ -167,7 +167,12 @@ class JSON(Generic[T]):
 
     def _has_no_json(self, value: T) -> bool:
         """Tell whether msgspec wrote a null for a number that JSON does not have."""
-        return _has_nan(msgspec.to_builtins(value, enc_hook=self._enc_hook))
+
+        def plain(value: Any) -> Any:
+            # What is JSON already was written as it is.
+            return None if isinstance(value, msgspec.Raw) or self._enc_hook is None else self._enc_hook(value)
+
+        return _has_nan(msgspec.to_builtins(value, enc_hook=plain))
 
 
 def _has_nan(value: object) -> bool:

@@ -126,6 +126,8 @@ def test_binary_mode_needs_a_binding() -> None:
             broker.producer("events", codec=codec)
         with pytest.raises(unimq.Unsupported, match="structured"):
             broker.consumer("events", codec=Compressed(codec))
+        with pytest.raises(unimq.Unsupported, match="binary"):
+            broker.request("events", event_of(Order(1)), timeout=1, codec=codec)
         with pytest.raises(unimq.NotFound):
             broker.stats("events")
 

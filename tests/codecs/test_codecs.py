@@ -153,6 +153,7 @@ def test_json_has_no_nan_and_messagepack_has(value: Any) -> None:
 def test_null_itself_is_fine() -> None:
     assert there_and_back(JSON(Order), Order(1)) == Order(1)
     assert there_and_back(JSON(str), "null") == "null"
+    assert [bytes(raw) for raw in there_and_back(JSON(list[msgspec.Raw]), [msgspec.Raw(b"null")])] == [b"null"]
 
 
 @formats
