@@ -77,12 +77,9 @@ class WorkContract(Contract):
                 assert letter.headers["unimq-dead-error"] == f"no such customer: {letter.body!r}"
             consumer.ack(dead)
 
-    @both_kinds
     @needs("nack_delay")
     @guarantee("A3", "A7", kills=("nack-delay-ignored", "nack-acks"))
-    def test_a_returned_nack_is_waited_for(
-        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, kind: Kind
-    ) -> None:
+    def test_a_returned_nack_is_waited_for(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         delay = 2 * harness.bounds.delay
         times: list[float] = []
 
@@ -91,7 +88,7 @@ class WorkContract(Contract):
             return unimq.Nack(delay) if delivery.attempt == 1 else None
 
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
-            with working(consumer, handle, kind, harness):
+            with working(consumer, handle, "async", harness):
                 producer.send(b"later")
                 harness.eventually(lambda: len(times) == 2, "it comes again")
             harness.nothing_else(queue, broker, consumer)
@@ -150,11 +147,10 @@ class WorkContract(Contract):
             consumer.ack(back)
             harness.nothing_else(queue, other, consumer)
 
-    @both_kinds
     @needs("ordering_key")
     @guarantee("O1", "A3", kills=("nacked-head-behind",))
     def test_the_order_of_a_key_is_kept_by_many_workers(
-        self, broker: unimq.Broker, destinations: Destinations, harness: Harness, kind: Kind
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
         """Also over the failure of its head."""
         queue = destinations.queue(ordering="key", max_deliveries=5)
@@ -169,16 +165,15 @@ class WorkContract(Contract):
             producer.send_many([unimq.Message(body, "customer-7") for body in numbered(8)])
         with (
             broker.consumer(queue) as consumer,
-            working(consumer, handle, kind, harness, concurrency=4),
+            working(consumer, handle, "async", harness, concurrency=4),
         ):
             harness.eventually(lambda: len(handled) >= 8, "all are handled")
         assert handled == numbered(8)
 
-    @both_kinds
     @needs("dead_letter")
     @guarantee("A2", "A4", kills=("dead-letter-lost", "nack-acks"))
     def test_each_message_of_a_batch_has_its_own_outcome(
-        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, kind: Kind
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
         good, again, bad = numbered(4), b"again", b"bad"
         handled: Counter[tuple[bytes, int]] = Counter()
@@ -190,7 +185,7 @@ class WorkContract(Contract):
         with broker.producer(queue) as producer:
             producer.send_many([*good[:2], again, *good[2:], bad])
         with broker.consumer(queue) as consumer:
-            with working(consumer, handle, kind, harness, batch=6):
+            with working(consumer, handle, "plain", harness, batch=6):
                 harness.eventually(lambda: (again, 2) in handled and len(handled) >= 7, "the failed one comes again")
             harness.nothing_else(queue, broker, consumer)
         assert handled == Counter([*((body, 1) for body in (*good, again, bad)), (again, 2)])
@@ -205,10 +200,9 @@ class WorkContract(Contract):
             return ValueError("once")
         return unimq.Reject("unfit") if delivery.body == bad else None
 
-    @both_kinds
     @guarantee("Q1", "Q3", kills=("correlation-id-dropped", "nack-acks"))
     def test_what_a_handler_returns_is_the_reply(
-        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, kind: Kind
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
         """Also after a failure: the requester waits for the next attempt."""
 
@@ -218,7 +212,7 @@ class WorkContract(Contract):
             return b"reply to " + delivery.body
 
         with broker.consumer(queue) as consumer:
-            with working(consumer, handle, kind, harness):
+            with working(consumer, handle, "async", harness):
                 try:
                     reply = broker.request(queue, b"question", timeout=harness.bounds.within)
                 except unimq.RequestTimeout as error:
