@@ -6,7 +6,7 @@ the feature. Each probe asks for it in earnest and passes only if it works; on a
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -54,7 +54,7 @@ class _ClaimingDriver:
 
 
 @contextmanager
-def declaring(url: str, **features: unimq.Feature) -> Iterator[str]:
+def declaring(url: str, **features: unimq.Feature) -> Generator[str]:
     """Give the URL under which the backend declares these features so, whatever it does."""
     scheme, _, rest = url.partition("://")
     adapter = cast("Adapter", ClaimingAdapter(load_adapter(scheme), scheme, features))
