@@ -1,0 +1,42 @@
+"""Faults of receiving."""
+
+import threading
+from collections.abc import Sequence
+
+from unimq.adapter import (
+    Delivery,
+)
+from unimq_contract.mutants.seam import FaultyReceiver, Mutant
+
+
+class PrefetchIgnored(Mutant):
+    """The consumer gets everything at once."""
+
+    def prefetch(self, wanted: int) -> int:
+        return 1_000_000
+
+
+class SlowWake(Mutant):
+    """A message that arrives is noticed only half a second later."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        timer = threading.Timer(0.5, receiver.portable.deliver, [deliveries])
+        timer.daemon = True
+        timer.start()
+
+
+class AttemptStuck(Mutant):
+    """Every delivery is the first."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.attempt = 1
+        receiver.portable.deliver(deliveries)
+
+
+class AckedAtDelivery(Mutant):
+    """A message is settled when it is handed out."""
+
+    def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        receiver.portable.deliver(deliveries)
+        receiver.real.ack(deliveries)
