@@ -32,19 +32,13 @@ class SQLiteAdapter:
             ConnectionLost: another process kept the file locked for the whole `timeout`.
 
         """
-        return SQLiteDriver(Owner(_path_in(url), options.synchronous, options.poll, timeout), options)
+        if url.hosts or url.user is not None or not url.path or url.path == ":memory:":
+            raise ConfigError(f"{url}: expected sqlite:///relative/path or sqlite:////absolute/path, not memory")
+        path = Path(url.path).absolute()
+        if not path.parent.is_dir() or path.is_dir():
+            raise ConfigError(f"{url}: {path} is a folder, or is to be in one that does not exist: {path.parent}")
+        return SQLiteDriver(Owner(path, options.synchronous, options.poll, timeout), options)
 
     def offline_capabilities(self, url: BrokerURL, options: SQLiteOptions) -> Capabilities:
-        """Say what the file can do, without opening or making it."""
-        _path_in(url)
+        """Say what the file can do, without looking for it."""
         return capabilities_of(options)
-
-
-def _path_in(url: BrokerURL) -> Path:
-    if url.hosts or url.user is not None or not url.path or url.path == ":memory:":
-        hint = "in one process alone, memory:// does the same" if url.path == ":memory:" else "there is no host"
-        raise ConfigError(f"{url}: expected sqlite:///relative/path or sqlite:////absolute/path; {hint}")
-    path = Path(url.path).absolute()
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"{url}: {path} is a folder, or is to be in one that does not exist: {path.parent}")
-    return path

@@ -72,8 +72,7 @@ def kind_and_name(destination: Queue | Topic | Subscription) -> tuple[str, str]:
 def find(db: sqlite3.Connection, destination: Queue | Topic | Subscription) -> tuple[int, Queue | Topic]:
     """Return id and policies of a destination as it was declared, or raise `NotFound` (S4)."""
     kind, name = kind_and_name(destination)
-    select = "SELECT id, policy FROM unimq_destinations WHERE kind = ? AND name = ?"
-    found = db.execute(select, (kind, name)).fetchone()
+    found = db.execute("SELECT id, policy FROM unimq_destinations WHERE kind = ? AND name = ?", (kind, name)).fetchone()
     if found is None:
         raise NotFound(f"{kind} {name!r} does not exist in this file; declare it first")
     return found[0], declared(kind, found[1])

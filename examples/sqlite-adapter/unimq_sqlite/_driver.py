@@ -16,6 +16,8 @@ from unimq_sqlite._owner import Owner
 from unimq_sqlite._receiver import SQLiteReceiver
 from unimq_sqlite._sender import SQLiteSender
 
+Destination = Queue | Topic | Subscription
+
 _STATS = """
 SELECT coalesce(sum(receiver IS NULL AND ready_at <= ?2), 0), coalesce(sum(receiver IS NOT NULL), 0),
     coalesce(sum(receiver IS NULL AND ready_at > ?2), 0),
@@ -83,10 +85,8 @@ class SQLiteDriver:
         """The path of the file, to open a connection of one's own."""
         return self.owner.path
 
-    def declare(
-        self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
-    ) -> Queue | Topic | Subscription:
-        def action(db: sqlite3.Connection) -> Queue | Topic | Subscription:
+    def declare(self, destination: Destination, *, as_is: bool, timeout: float) -> Destination:
+        def action(db: sqlite3.Connection) -> Destination:
             here = destination if isinstance(destination, Topic) else queue_of(destination)
             kind, name = kind_and_name(destination)
             try:
@@ -104,10 +104,10 @@ class SQLiteDriver:
 
         return self.owner.call(action, timeout)
 
-    def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+    def check(self, destination: Destination, *, timeout: float) -> None:
         self.owner.call(lambda db: find(db, destination), timeout)
 
-    def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
+    def delete(self, destination: Destination, *, timeout: float) -> None:
         def action(db: sqlite3.Connection) -> None:
             topic = destination.name if isinstance(destination, Topic) else None
             which = "SELECT id FROM unimq_destinations WHERE (kind = ? AND name = ?) OR topic = ?"
