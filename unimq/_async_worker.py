@@ -38,14 +38,25 @@ class LoopWorkers:
             await loop.suspend_until(worker.changed, worker.is_stopping, None)
             deadline = time.monotonic() + worker.drain_timeout
             await asyncio.wait(self.tasks, timeout=worker.drain_timeout)
-        finally:
-            left = [task for task in self.tasks if not task.done()]
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=CANCELLED_WITHIN)
-                say_abandoned(worker, len(left))
+        except asyncio.CancelledError:
+            # Who cancels `run` wants its handlers cancelled; only one that does not end is worth a word.
+            await self._cancel()
+            say_abandoned(worker, len(self._at_work()))
+            raise
+        overdue = len(self._at_work())
+        await self._cancel()
+        say_abandoned(worker, overdue)
         return deadline
+
+    def _at_work(self) -> list[asyncio.Task[None]]:
+        return [task for task in self.tasks if not task.done()]
+
+    async def _cancel(self) -> None:
+        left = self._at_work()
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CANCELLED_WITHIN)
 
     async def _work(self) -> None:
         worker = self.worker

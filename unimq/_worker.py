@@ -200,11 +200,15 @@ class Worker:
     def ack(self, delivery: Delivery[Any]) -> None:
         """Ack, soon and with others."""
         self.acks.append(delivery)
+        if not self.flush_is_due:
+            self.flush_soon()
         if len(self.acks) >= ACKS_AT_ONCE:
             self.flush()
-        elif not self.flush_is_due:
-            self.flush_is_due = True
-            self.clock.call_later(ACK_WITHIN, self._flush_due)
+
+    def flush_soon(self) -> None:
+        """Have what is in `acks` handed over in time."""
+        self.flush_is_due = True
+        self.clock.call_later(ACK_WITHIN, self._flush_due)
 
     def _flush_due(self) -> None:
         self.flush_is_due = False
@@ -526,7 +530,8 @@ class ThreadWorkers:
     def _serve_simply(self, slot: _Slot, taken: list[Delivery[Any]]) -> bool:
         """Handle one after the other: the fast path, with no call but the handler's for a message that is done."""
         worker = self.worker
-        handler, held, ack = worker.handler, worker.core.held, worker.ack
+        handler, held, acks = worker.handler, worker.core.held, worker.acks
+        note = acks.append
         index = 0
         try:
             for index, delivery in enumerate(taken):
@@ -538,13 +543,18 @@ class ThreadWorkers:
                 except Exception as error:  # noqa: BLE001 - the user's, passed to the policy
                     worker.failed(delivery, error)
                     continue
-                if result is None and delivery.message.reply_to is None and delivery in held:
-                    ack(delivery)
+                if result is None and delivery in held and delivery.message.reply_to is None:
+                    # `Worker.ack` without its call.
+                    note(delivery)
+                    if not worker.flush_is_due:
+                        worker.flush_soon()
                 else:
                     worker.done(delivery, _no_awaitable(result))
         except BaseException:
             worker.put_back(taken[index:])
             raise
+        if len(acks) >= ACKS_AT_ONCE:
+            worker.flush()
         return True
 
     def _serve_fully(self, slot: _Slot, taken: list[Delivery[Any]]) -> bool:
