@@ -33,7 +33,7 @@ class SQLiteAdapter:
 
         """
         if url.hosts or url.user is not None or not url.path or url.path == ":memory:":
-            raise ConfigError(f"{url}: expected sqlite:///relative/path or sqlite:////absolute/path, not memory")
+            raise ConfigError(f"{url}: expected sqlite:///relative/path or sqlite:////absolute/path; or memory://")
         path = Path(url.path).absolute()
         if not path.parent.is_dir() or path.is_dir():
             raise ConfigError(f"{url}: {path} is a folder, or is to be in one that does not exist: {path.parent}")
