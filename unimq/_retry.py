@@ -1,6 +1,5 @@
 """When a failed message comes again, and when it does not."""
 
-import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,4 +69,7 @@ class Retry:
             return Reject(NOT_RETRYABLE)
         if self.attempts is not None and delivery.attempt >= self.attempts:
             return Reject(ATTEMPTS)
+        # Costs as much to import as the module that needs it only after a failure.
+        import random
+
         return Nack(random.uniform(0.0, self.longest_wait(delivery.attempt)))
