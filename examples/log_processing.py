@@ -1,4 +1,4 @@
-"""Log processing: lines go to a topic; workers of one subscription parse them, another subscription archives them all.
+"""Log processing: lines go to a topic; one subscription parses them, several at a time, another one archives all.
 
     python examples/log_processing.py --url kafka://host:9092
 
@@ -6,7 +6,6 @@ The lines are the package logs of a real machine (data/README.md), with everythi
 rule understands becomes a dead letter with its reason. Counts from the stream must equal counts from the files.
 """
 
-import contextlib
 import gzip
 import itertools
 import re
@@ -21,6 +20,7 @@ from _run import DATA, arguments, dead_letters_of, declared, own_name, positive,
 import unimq
 
 BATCH = 100
+PREFETCH = 2 * BATCH
 FILES = ("dpkg.log", "alternatives.log", "term.log")
 RULES = {
     "dpkg.log": re.compile(r"[\d-]{10} [\d:]{8} (?:status )?(?P<event>[a-z-]+) (?P<component>[^ :]+)[ :].+"),
@@ -93,48 +93,38 @@ def ship(broker: unimq.Broker, topic: unimq.Topic, name: str, lines: dict[str, b
         producer.flush()
 
 
-def work(
-    broker: unimq.Broker, source: unimq.Subscription, findings: Findings, seen: Progress, stop: threading.Event
-) -> None:
-    """Parse lines as one of several competing workers, until told to stop."""
-    with broker.consumer(source, prefetch=2 * BATCH) as consumer:
-        while not stop.is_set():
-            good: list[unimq.Delivery] = []
-            new = 0
-            for delivery in consumer.receive(BATCH, timeout=0.5):
-                try:
-                    new += findings.enter(delivery, parse(str(delivery.headers["file"]), delivery.body))
-                    good.append(delivery)
-                except ValueError as error:
-                    new += findings.enter(delivery, str(error))
-                    # A lost lease means that the line comes again; `findings` will know it.
-                    with contextlib.suppress(unimq.LeaseLost):
-                        delivery.reject(str(error))
-            with contextlib.suppress(unimq.LeaseLost):
-                consumer.ack(good)
-            seen.add("parsed", new)
-        with contextlib.suppress(unimq.LeaseLost):
-            consumer.settle()
+class Parsing:
+    """The handler of the parsing workers; several of them call it at the same time."""
+
+    def __init__(self, findings: Findings, seen: Progress) -> None:
+        self._findings = findings
+        self._seen = seen
+
+    def parse(self, delivery: unimq.Delivery) -> None:
+        """Parse one line; what it raises becomes the reason of a dead letter."""
+        try:
+            finding = parse(str(delivery.headers["file"]), delivery.body)
+        except ValueError as error:
+            self._enter(delivery, str(error))
+            raise
+        self._enter(delivery, finding)
+
+    def _enter(self, delivery: unimq.Delivery, finding: Parsed | str) -> None:
+        self._seen.add("parsed", self._findings.enter(delivery, finding))
 
 
-def archive(
-    broker: unimq.Broker,
-    source: unimq.Subscription,
-    archived: dict[str, bytes],
-    seen: Progress,
-    stop: threading.Event,
-) -> None:
-    """Keep every line, good or bad, until told to stop. Only this thread writes to `archived`."""
-    with broker.consumer(source, prefetch=2 * BATCH) as consumer:
-        while not stop.is_set():
-            batch = consumer.receive(BATCH, timeout=0.5)
-            before = len(archived)
-            archived |= {delivery.id: delivery.body for delivery in batch}
-            with contextlib.suppress(unimq.LeaseLost):
-                consumer.ack(batch)
-            seen.add("archived", len(archived) - before)
-        with contextlib.suppress(unimq.LeaseLost):
-            consumer.settle()
+class Archive:
+    """The handler of the archive, which keeps every line, good or bad; it has one worker, so nothing needs a lock."""
+
+    def __init__(self, seen: Progress) -> None:
+        self.lines: dict[str, bytes] = {}
+        self._seen = seen
+
+    def keep(self, batch: list[unimq.Delivery]) -> None:
+        """Keep a batch of lines, some of which may have come before."""
+        before = len(self.lines)
+        self.lines |= {delivery.id: delivery.body for delivery in batch}
+        self._seen.add("archived", len(self.lines) - before)
 
 
 def read_dead_letters(
@@ -142,9 +132,9 @@ def read_dead_letters(
 ) -> dict[str, tuple[bytes, str]]:
     """Read so many dead letters; return line and reason of each by the id of the line."""
     dead: dict[str, tuple[bytes, str]] = {}
-    with broker.consumer(queue, prefetch=2 * BATCH) as consumer:
+    with broker.consumer(queue, prefetch=PREFETCH) as consumer:
         while len(dead) < number and (batch := consumer.receive(BATCH, timeout=patience)):
-            dead |= {each.id: (each.body, str(each.headers["unimq-dead-reason"])) for each in batch}
+            dead |= {each.id: (each.body, str(each.headers["unimq-dead-error"])) for each in batch}
             consumer.ack(batch)
         consumer.settle()
     return dead
@@ -155,7 +145,7 @@ def main() -> int:
     parser.add_argument(
         "--lines", type=positive, default=1000, help="at most so many of each file (default: %(default)s, all: 4328)"
     )
-    parser.add_argument("--workers", type=positive, default=4, help="competing workers (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=4, help="handlers at a time (default: %(default)s)")
     options = parser.parse_args()
     files = read_lines(options.lines)
     lines = {number: line for each in files.values() for number, line in each.items()}
@@ -163,23 +153,36 @@ def main() -> int:
     topic = unimq.Topic(own_name("logs"))
     parsing = topic.subscription("parsing")
     archiving = topic.subscription("archive", dead_letter=False)
-    findings, archived, stop = Findings(), dict[str, bytes](), threading.Event()
+    findings = Findings()
     totals = {"shipped": len(lines), "parsed": len(lines), "archived": len(lines)}
 
-    with unimq.connect(options.url) as broker, declared(broker, topic, parsing, archiving):
+    # A line that no rule understands will not be understood at the next attempt either.
+    retry = unimq.Retry(never=(ValueError,))
+
+    with (
+        unimq.connect(options.url) as broker,
+        declared(broker, topic, parsing, archiving),
+        progress(totals) as seen,
+        ThreadPoolExecutor(2 + len(files)) as threads,
+        broker.consumer(parsing, prefetch=PREFETCH) as parsers,
+        broker.consumer(archiving, prefetch=PREFETCH) as archivist,
+    ):
+        handler, archive = Parsing(findings, seen), Archive(seen)
         started = time.monotonic()
-        with progress(totals) as seen, ThreadPoolExecutor(options.workers + 1 + len(files)) as threads:
-            try:
-                running = [threads.submit(work, broker, parsing, findings, seen, stop) for _ in range(options.workers)]
-                running.append(threads.submit(archive, broker, archiving, archived, seen, stop))
-                for shipping in [threads.submit(ship, broker, topic, *file, seen) for file in files.items()]:
-                    shipping.result()
-                seen.wait("parsed", len(lines), running, options.patience)
-                seen.wait("archived", len(lines), running, options.patience)
-            finally:
-                stop.set()
-            for thread in running:
-                thread.result()
+        running = [
+            threads.submit(parsers.run, handler.parse, concurrency=options.workers, retry=retry),
+            threads.submit(archivist.run, archive.keep, batch=BATCH),
+        ]
+        try:
+            for shipping in [threads.submit(ship, broker, topic, *file, seen) for file in files.items()]:
+                shipping.result()
+            seen.wait("parsed", len(lines), running, options.patience)
+            seen.wait("archived", len(lines), running, options.patience)
+        finally:
+            parsers.stop()
+            archivist.stop()
+        for thread in running:
+            thread.result()
         elapsed = time.monotonic() - started
         dead = read_dead_letters(broker, dead_letters_of(parsing), len(findings.refused), options.patience)
         backend = broker.capabilities.backend
@@ -191,6 +194,7 @@ def main() -> int:
     print_table("component", components)
     print_table("dead letter", Counter(reason for _, reason in dead.values()))
 
+    archived = archive.lines
     parsed, refused = expected(files)
     return reconciled(
         [

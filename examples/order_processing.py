@@ -23,6 +23,7 @@ from _run import DATA, arguments, dead_letters_of, declared, own_name, positive,
 import unimq
 
 BATCH = 100
+PREFETCH = 2 * BATCH
 STATUSES = ("accepted", "fulfilled")
 
 
@@ -41,6 +42,10 @@ class Status(msgspec.Struct):
     order: str
     step: int
     """Index into `STATUSES`. The topic promises no order, so a status says itself which one is later."""
+
+
+ORDER_BODIES = unimq.JSON(Order)
+STATUS_BODIES = unimq.JSON(Status)
 
 
 def check(order: Order) -> None:
@@ -64,7 +69,7 @@ class Ledger:
         """Repeated deliveries that claim to be the first: nothing allows them."""
         self._lock = threading.Lock()
 
-    def enter(self, delivery: unimq.Delivery, outcome: Decimal | str) -> bool:
+    def enter(self, delivery: unimq.Delivery[Order], outcome: Decimal | str) -> bool:
         """Enter the amount of a fulfilled order or the reason of a rejected one; tell whether the order is new."""
         with self._lock:
             if delivery.id in self.fulfilled or delivery.id in self.rejected:
@@ -101,74 +106,57 @@ def expected(orders: dict[str, Order]) -> tuple[dict[str, Decimal], dict[str, st
 
 def place(broker: unimq.Broker, queue: unimq.Queue, orders: dict[str, Order], seen: Progress) -> None:
     """Send all orders, pipelined: `enqueue` waits for no confirmation, `flush` waits for all."""
-    with broker.producer(queue) as producer:
+    with broker.producer(queue, codec=ORDER_BODIES) as producer:
         for number, order in orders.items():
-            producer.enqueue(msgspec.json.encode(order), key=order.customer, message_id=number)
+            producer.enqueue(order, key=order.customer, message_id=number)
             seen.add("placed", 1)
         producer.flush()
 
 
-def fulfil(
-    broker: unimq.Broker,
-    queue: unimq.Queue,
-    topic: unimq.Topic,
-    ledger: Ledger,
-    seen: Progress,
-    stop: threading.Event,
-) -> None:
-    """Work as one of several competing workers, until told to stop."""
-    decode = msgspec.json.Decoder(Order).decode
-    with broker.consumer(queue, prefetch=2 * BATCH) as consumer, broker.producer(topic) as announcements:
-        while not stop.is_set():
-            good: list[unimq.Delivery] = []
-            bad: list[tuple[unimq.Delivery, str]] = []
-            new = 0
-            for delivery in consumer.receive(BATCH, timeout=0.5):
-                try:
-                    order = decode(delivery.body)
-                    check(order)
-                except (msgspec.DecodeError, ValueError) as error:
-                    bad.append((delivery, str(error)))
-                    new += ledger.enter(delivery, str(error))
-                    continue
-                good.append(delivery)
-                if ledger.enter(delivery, order.amount):
-                    new += 1
-                    for step in range(len(STATUSES)):
-                        announcements.enqueue(msgspec.json.encode(Status(delivery.id, step)), key=order.customer)
-            # Statuses first: an order that is acked has been announced, whatever crashes in between.
-            announcements.flush()
-            # A lost lease means that the order comes again, perhaps to another worker; the ledger will know it.
-            with contextlib.suppress(unimq.LeaseLost):
-                consumer.ack(good)
-            for delivery, reason in bad:
-                with contextlib.suppress(unimq.LeaseLost):
-                    delivery.reject(reason)
-            seen.add("processed", new)
-        with contextlib.suppress(unimq.LeaseLost):
-            consumer.settle()
+class Fulfilment:
+    """The handler of the workers; several of them call it at the same time."""
+
+    def __init__(self, announcements: unimq.Producer[Status], ledger: Ledger, seen: Progress) -> None:
+        self._announcements = announcements
+        self._ledger = ledger
+        self._seen = seen
+
+    def fulfil(self, batch: list[unimq.Delivery[Order]]) -> list[unimq.Reject | None]:
+        """Handle a batch: `None` for each order that is done, its dead letter's reason for one that is bad."""
+        results: list[unimq.Reject | None] = []
+        new = 0
+        for delivery in batch:
+            order = delivery.value
+            try:
+                check(order)
+            except ValueError as error:
+                new += self._ledger.enter(delivery, str(error))
+                results.append(unimq.Reject(str(error)))
+                continue
+            if self._ledger.enter(delivery, order.amount):
+                new += 1
+                for step in range(len(STATUSES)):
+                    self._announcements.enqueue(Status(delivery.id, step), key=order.customer)
+            results.append(None)
+        # Statuses first: the orders are acked when this returns, and by then announced, whatever crashes in between.
+        self._announcements.flush()
+        self._seen.add("processed", new)
+        return results
 
 
-def follow(
-    broker: unimq.Broker,
-    subscription: unimq.Subscription,
-    statuses: dict[str, set[int]],
-    seen: Progress,
-    stop: threading.Event,
-) -> None:
-    """Collect the statuses of each order, until told to stop. Only this thread writes to `statuses`."""
-    with broker.consumer(subscription, prefetch=2 * BATCH) as consumer:
-        while not stop.is_set():
-            batch = consumer.receive(BATCH, timeout=0.5)
-            for delivery in batch:
-                status = msgspec.json.decode(delivery.body, type=Status)
-                steps = statuses.setdefault(status.order, set())
-                seen.add("announced", status.step not in steps)
-                steps.add(status.step)
-            with contextlib.suppress(unimq.LeaseLost):
-                consumer.ack(batch)
-        with contextlib.suppress(unimq.LeaseLost):
-            consumer.settle()
+class Followers:
+    """The handler of a subscription to the statuses; it has one worker, so that nothing needs a lock."""
+
+    def __init__(self, seen: Progress) -> None:
+        self.statuses: dict[str, set[int]] = {}
+        """Steps by order."""
+        self._seen = seen
+
+    def follow(self, delivery: unimq.Delivery[Status]) -> None:
+        """Note one status, which may have come before."""
+        steps = self.statuses.setdefault(delivery.value.order, set())
+        self._seen.add("announced", delivery.value.step not in steps)
+        steps.add(delivery.value.step)
 
 
 def read_dead_letters(broker: unimq.Broker, queue: unimq.Queue, number: int, patience: float) -> dict[str, str]:
@@ -192,24 +180,35 @@ def main() -> int:
     queue = unimq.Queue(own_name("orders"))
     topic = unimq.Topic(own_name("order-status"))
     subscription = topic.subscription("latest", dead_letter=False)
-    ledger, statuses, stop = Ledger(), dict[str, set[int]](), threading.Event()
+    ledger = Ledger()
     totals = {"placed": len(orders), "processed": len(orders), "announced": len(orders) * len(STATUSES)}
 
-    with unimq.connect(options.url) as broker, declared(broker, queue, topic, subscription):
+    with (
+        unimq.connect(options.url) as broker,
+        declared(broker, queue, topic, subscription),
+        progress(totals) as seen,
+        ThreadPoolExecutor(options.workers + 1) as threads,
+        contextlib.ExitStack() as opened,
+    ):
+        workers = [
+            opened.enter_context(broker.consumer(queue, prefetch=PREFETCH, codec=ORDER_BODIES))
+            for _ in range(options.workers)
+        ]
+        follower = opened.enter_context(broker.consumer(subscription, prefetch=PREFETCH, codec=STATUS_BODIES))
+        announcements = opened.enter_context(broker.producer(topic, codec=STATUS_BODIES))
+        fulfilment, followers = Fulfilment(announcements, ledger, seen), Followers(seen)
         started = time.monotonic()
-        with progress(totals) as seen, ThreadPoolExecutor(options.workers + 1) as threads:
-            try:
-                running = [
-                    threads.submit(fulfil, broker, queue, topic, ledger, seen, stop) for _ in range(options.workers)
-                ]
-                running.append(threads.submit(follow, broker, subscription, statuses, seen, stop))
-                place(broker, queue, orders, seen)
-                seen.wait("processed", len(orders), running, options.patience)
-                seen.wait("announced", len(ledger.fulfilled) * len(STATUSES), running, options.patience)
-            finally:
-                stop.set()
-            for thread in running:
-                thread.result()
+        running = [threads.submit(worker.run, fulfilment.fulfil, batch=BATCH) for worker in workers]
+        running.append(threads.submit(follower.run, followers.follow))
+        try:
+            place(broker, queue, orders, seen)
+            seen.wait("processed", len(orders), running, options.patience)
+            seen.wait("announced", len(ledger.fulfilled) * len(STATUSES), running, options.patience)
+        finally:
+            for consumer in (*workers, follower):
+                consumer.stop()
+        for thread in running:
+            thread.result()
         elapsed = time.monotonic() - started
         dead = read_dead_letters(broker, dead_letters_of(queue), len(ledger.rejected), options.patience)
         backend = broker.capabilities.backend
@@ -218,6 +217,7 @@ def main() -> int:
     for reason, number in Counter(dead.values()).most_common():
         print(f"  {number} dead-lettered: {reason}")
     amounts, reasons = expected(orders)
+    statuses = followers.statuses
     latest = {order: STATUSES[max(steps)] for order, steps in statuses.items()}
     return reconciled(
         [

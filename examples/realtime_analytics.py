@@ -54,6 +54,9 @@ class Activity(msgspec.Struct, frozen=True):
         )
 
 
+QUAKES = unimq.JSON(Quake)
+FIGURES = unimq.JSON(Activity)
+
 Key = tuple[str, int]
 """Network and start."""
 Windows = dict[Key, Activity]
@@ -74,20 +77,20 @@ async def replay(
     """Send each event when its time has come; with a pace of 0 as fast as the broker takes them."""
     clock = asyncio.get_running_loop().time
     began, first = clock(), 0
-    async with broker.producer(queue) as producer:
+    async with broker.producer(queue, codec=QUAKES) as producer:
         for quake in quakes:
             first = first or quake.time
             if hours_per_second:
                 await asyncio.sleep(began + (quake.time - first) / HOUR / hours_per_second - clock())
-            await producer.enqueue(msgspec.json.encode(quake), key=quake.network, message_id=quake.id)
+            await producer.enqueue(quake, key=quake.network, message_id=quake.id)
             seen.add("replayed", 1)
         await producer.flush()
 
 
-async def publish(results: unimq.AsyncProducer, windows: Windows, keys: Iterable[Key]) -> None:
+async def publish(results: unimq.AsyncProducer[Activity], windows: Windows, keys: Iterable[Key]) -> None:
     """Send the present figures of these windows, and wait until they are stored."""
     for key in keys:
-        await results.enqueue(msgspec.json.encode(windows[key]), key=key[0])
+        await results.enqueue(windows[key], key=key[0])
     await results.flush()
 
 
@@ -102,10 +105,13 @@ async def analyse(
     counted: set[str] = set()
     unpublished: set[Key] = set()
     now = 0
-    async with broker.consumer(queue, prefetch=2 * BATCH) as consumer, broker.producer(topic) as results:
+    async with (
+        broker.consumer(queue, prefetch=2 * BATCH, codec=QUAKES) as consumer,
+        broker.producer(topic, codec=FIGURES) as results,
+    ):
         while len(counted) < events and (batch := await consumer.receive(BATCH, timeout=patience)):
             for delivery in batch:
-                quake = msgspec.json.decode(delivery.body, type=Quake)
+                quake = delivery.value
                 if quake.id not in counted:
                     counted.add(quake.id)
                     unpublished.update(count(windows, quake))
@@ -132,17 +138,19 @@ class Dashboard:
         self._changed = asyncio.Event()
 
     async def follow(self, broker: unimq.AsyncBroker, source: unimq.Subscription) -> None:
-        """Take figures as they come, until cancelled."""
-        async with broker.consumer(source, prefetch=2 * BATCH) as consumer:
-            async for delivery in consumer:
-                activity = msgspec.json.decode(delivery.body, type=Activity)
-                key = activity.network, activity.start
-                self._seen.add("windows", key not in self.windows)
-                if key not in self.windows or activity.quakes > self.windows[key].quakes:
-                    self.windows[key] = activity
-                    self._changed.set()
-                with contextlib.suppress(unimq.LeaseLost):
-                    delivery.ack()
+        """Show figures as they come, until cancelled."""
+        async with broker.consumer(source, prefetch=2 * BATCH, codec=FIGURES) as consumer:
+            # Ctrl-C ends the whole program, and not this task alone.
+            await consumer.run(self.show, signals=False)
+
+    async def show(self, delivery: unimq.Delivery[Activity]) -> None:
+        """Show figures unless later ones of the same window are shown already."""
+        activity = delivery.value
+        key = activity.network, activity.start
+        self._seen.add("windows", key not in self.windows)
+        if key not in self.windows or activity.quakes > self.windows[key].quakes:
+            self.windows[key] = activity
+            self._changed.set()
 
     async def catch_up(self, published: Windows, patience: float) -> None:
         """Wait until everything published is shown, or until nothing has changed for `patience` seconds."""
