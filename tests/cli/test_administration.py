@@ -19,6 +19,7 @@ COMMANDS = [
     "delete",
     "capabilities",
     "verify",
+    "redrive",
     "check",
     "plan",
     "apply",

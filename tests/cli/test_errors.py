@@ -37,6 +37,7 @@ CASES = [
     (["declare", "orders", "--max-length", "0"], 1, "max_length must be a whole number of at least 1"),
     (["stats", "orders"], 1, "queue 'orders' does not exist on memory://"),
     (["check", "--broker", "here", "--on", "memory://"], 2, "give one of them"),
+    (["redrive", "orders", "--limit", "0"], 1, "limit must be a whole number of at least 1, not 0"),
     (["plan", "/no/such/file"], 1, "/no/such/file: cannot be read: No such file or directory"),
     (["apply", "/no/such/file"], 1, "/no/such/file: cannot be read: No such file or directory"),
     (["send", "orders", "x", "--header", "colour"], 2, "--header 'colour': expected NAME=VALUE"),
