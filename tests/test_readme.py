@@ -1,6 +1,7 @@
 """What the README shows works as shown."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,23 @@ def test_first_example_prints_what_was_sent(tmp_path: Path) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"id": 1} customer-7 1\n', "")
+
+
+def test_the_worker_handles_and_drains_at_sigterm(tmp_path: Path) -> None:
+    example = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[1]
+    running = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", example],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "paid 1\n"
+        running.send_signal(signal.SIGTERM)
+        said, errors = running.communicate(timeout=30)
+    assert (running.returncode, said, errors) == (0, "", "")
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
