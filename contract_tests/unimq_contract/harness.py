@@ -82,6 +82,9 @@ class Backend:
     emulator: bool = False
     given: str = ""
     """The URL without the options that the harness adds to make tests quick."""
+    mutant: str = ""
+    """Name of the fault that is put around its adapter (`unimq_contract.mutants`)."""
+    mutant_of: "Backend | None" = None
 
     @property
     def scheme(self) -> str:

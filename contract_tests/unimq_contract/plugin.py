@@ -41,6 +41,11 @@ _failed = pytest.StashKey[bool]()
 # Options and brokers.
 
 
+def backends_of(config: pytest.Config) -> list[Backend]:
+    """Return the backends of this session; a plugin may change them before the tests are collected."""
+    return config.stash[_backends]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("unimq", "contract suite of unimq")
     group.addoption("--unimq-url", action="append", default=[], metavar="URL", help="broker to verify; repeatable")
@@ -133,7 +138,18 @@ def _name_unstarted(name: TapName) -> str:
 
 
 def _start_late(config: pytest.Config, backend: Backend) -> None:
-    """Start the broker of a worker, the first time that a test needs it."""
+    """Start the broker of a worker, the first time that a test needs it; all its mutants share it."""
+    if backend.mutant_of is not None:
+        shared = backend.mutant_of
+        if not shared.url:
+            _start_late(config, shared)
+        backend.url, backend.bounds, backend.tap, backend.emulator = (
+            shared.url,
+            shared.bounds,
+            shared.tap,
+            shared.emulator,
+        )
+        return
     try:
         running = start(cast("TapName", backend.name.partition("(")[0]))
     except BrokerUnavailable as error:

@@ -17,18 +17,20 @@ def verdicts() -> dict[tuple[str, str], str]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "unimq_contract.plugin", "-p", "unimq_contract.mutants"),
-            *("--pyargs", "unimq_contract", "--unimq-mutants", "all", "-q", "--tb=no"),
+            *("--pyargs", "unimq_contract", "--unimq-mutants", "all", "-n", "4", "-q", "--tb=no"),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    section = done.stdout.partition("= mutants =")[2]
-    found = re.findall(r"^([a-z-]+): (\w+): (.+)$", section, re.MULTILINE)
+    section = done.stdout.partition("= mutants =")[2].partition("= what the mutants show =")[0]
+    found = re.findall(r"^memory: ([a-z-]+): (\w+): (.+)$", section, re.MULTILINE)
     assert found, done.stdout + done.stderr
     said = {(name, test): verdict for name, test, verdict in found}
-    assert (done.returncode == 0) == (set(said.values()) == {"killed"}), done.stdout[-3000:]
+    # Those that claim no mutant keep the run red.
+    is_proven = set(said.values()) <= {"killed", "skipped"} and "claims to kill no mutant" not in done.stdout
+    assert (done.returncode == 0) == is_proven, done.stdout[-3000:]
     return said
 
 
@@ -37,7 +39,8 @@ def verdicts() -> dict[tuple[str, str], str]:
 def test_a_mutant_is_killed_by_each_test_that_claims_it(verdicts: dict[tuple[str, str], str], name: str) -> None:
     mine = {test: verdict for (mutant, test), verdict in verdicts.items() if mutant == name}
     assert mine, "no test claims to kill it"
-    assert set(mine.values()) == {"killed"}, mine
+    assert "killed" in mine.values(), mine
+    assert set(mine.values()) <= {"killed", "skipped"}, mine
 
 
 def test_every_mutant_says_what_is_wrong_with_it() -> None:

@@ -74,7 +74,7 @@ class MaxLengthIgnored(Mutant):
         self, driver: Driver, destination: Queue | Topic | Subscription, as_is: bool, timeout: float
     ) -> Queue | Topic | Subscription:
         if isinstance(destination, Queue) and destination.max_length is not None:
-            driver.declare(replace(destination, max_length=None), as_is=as_is, timeout=timeout)
+            driver.declare(replace(destination, max_length=None, overflow="reject"), as_is=as_is, timeout=timeout)
             return destination
         return driver.declare(destination, as_is=as_is, timeout=timeout)
 

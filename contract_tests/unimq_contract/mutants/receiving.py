@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from unimq.adapter import (
     Delivery,
+    Message,
 )
 from unimq_contract.mutants.seam import FaultyReceiver, Mutant
 
@@ -40,3 +41,21 @@ class AckedAtDelivery(Mutant):
     def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
         receiver.portable.deliver(deliveries)
         receiver.real.ack(deliveries)
+
+
+class GreetsConsumers(Mutant):
+    """Each consumer gets at first a message that nobody sent."""
+
+    def receiving(self, receiver: FaultyReceiver) -> None:
+        greeting = Message(b"welcome", id="nobody's")
+        receiver.portable.deliver([Delivery(greeting, 1, None, receiver.portable)])
+
+    def ack(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        receiver.real.ack([delivery for delivery in deliveries if delivery.token is not None])
+
+
+class PauseIgnored(Mutant):
+    """A paused consumer fetches on."""
+
+    def pause(self, receiver: FaultyReceiver) -> None:
+        pass

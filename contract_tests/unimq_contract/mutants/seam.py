@@ -94,6 +94,12 @@ class Mutant:
     def barrier(self, receiver: "FaultyReceiver", done: Callable[[Sequence[UnimqError]], None]) -> None:
         receiver.real.barrier(done)
 
+    def receiving(self, receiver: "FaultyReceiver") -> None:
+        """See a receiver that was opened just now."""
+
+    def pause(self, receiver: "FaultyReceiver") -> None:
+        receiver.real.pause()
+
     def close_receiver(self, receiver: "FaultyReceiver", timeout: float) -> None:
         receiver.real.close(timeout)
 
@@ -106,17 +112,17 @@ class Mutant:
 
 
 class FaultyAdapter:
-    """The in-memory adapter under the scheme of one mutant."""
+    """An adapter with the fault of one mutant, under these schemes."""
 
-    def __init__(self, mutant: type[Mutant], memory: Adapter) -> None:
-        self.schemes: Sequence[str] = (f"memory+{mutant.name}", f"memory+{mutant.name}+ssl")
-        self.options: type[msgspec.Struct] = memory.options
+    def __init__(self, mutant: type[Mutant], real: Adapter, schemes: Sequence[str]) -> None:
+        self.schemes = schemes
+        self.options: type[msgspec.Struct] = real.options
         self.mutant = mutant
-        self.memory = memory
+        self.real = real
 
     def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "FaultyDriver":
         mutant = self.mutant()
-        driver = self.memory.connect(mutant.connecting(url), options, timeout=timeout)
+        driver = self.real.connect(mutant.connecting(url), options, timeout=timeout)
         mutant.opened(driver)
         return FaultyDriver(mutant, driver)
 
@@ -247,6 +253,7 @@ class FaultyReceiver:
         early, self._early = self._early, None
         if early:
             self.mutant.deliver(self, early)
+        self.mutant.receiving(self)
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         self.delivered.extend(deliveries)
@@ -268,7 +275,7 @@ class FaultyReceiver:
         self.mutant.barrier(self, done)
 
     def pause(self) -> None:
-        self.real.pause()
+        self.mutant.pause(self)
 
     def resume(self) -> None:
         self.real.resume()

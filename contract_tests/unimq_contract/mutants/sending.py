@@ -111,3 +111,14 @@ class Phantom(Mutant):
             if next(self.count) % 7 == 0:
                 made_up = msgspec.structs.replace(entry.message, body=b"phantom", id=f"phantom of {entry.message.id}")
                 sender.real.submit([Outgoing(made_up, entry.deadline, entry.size, done=True)])
+
+
+class FirstLost(Mutant):
+    """The first message that a destination gets is confirmed and not stored."""
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        is_first = entries and self.state["seen"].setdefault(sender.target.name, True)
+        self.state["seen"][sender.target.name] = not entries and is_first
+        sender.real.submit(entries[1:] if is_first else entries)
+        if is_first:
+            sender.stored(entries[:1])

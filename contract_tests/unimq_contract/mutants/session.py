@@ -1,22 +1,52 @@
-"""The pytest plugin that runs each test on the mutants that it claims to kill; `unimq_contract.mutants` loads it."""
+"""The pytest plugin that runs each test on the mutants that it claims to kill; `unimq_contract.mutants` loads it.
 
+Each backend of the command line, memory if there is none, is replaced by its mutants: one backend each, whose adapter
+has one fault. Around memory that is every mutant there is, around another adapter those of `around.AROUND`.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
-from unimq._adapters import load_adapter, register_adapter
+from unimq._adapters import load_adapter, register_adapter, unregister_adapter
+from unimq_contract.harness import Backend, backend_at
 from unimq_contract.mutants import mutants
-from unimq_contract.mutants.seam import FaultyAdapter
+from unimq_contract.mutants.around import AROUND, kind_of
+from unimq_contract.mutants.seam import FaultyAdapter, Mutant
+from unimq_contract.plugin import backends_of
 
 if TYPE_CHECKING:
     from unimq.adapter import Adapter
 
 STRESS = 0.2
-"""Limits of time on a mutant: most of them are found out by something that does not come."""
+"""Limits of time on a mutant in memory: most of them are found out by something that does not come."""
+
+BY_ASSERTION = (AssertionError, pytest.fail.Exception)
+
+_claims = pytest.StashKey[Counter[str]]()
+_verdicts = pytest.StashKey["Verdicts"]()
 
 
-_verdicts = pytest.StashKey[dict[tuple[str, str], str]]()
+class Verdicts:
+    """What became of each mutant in each test that claims it, from the reports of this process or of all workers."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str], str] = {}
+        """By backend, mutant and test."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties:
+            if name == "mutant":
+                backend, mutant, test, verdict = cast("tuple[str, str, str, str]", value)
+                key = (backend, mutant, test)
+                # At teardown too: leaks are judged there. What passed a phase may fail in the next.
+                if self.found.get(key, "survived") == "survived" or verdict == "killed":
+                    self.found[key] = verdict
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,42 +55,86 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.unimq_no_summary = True
+    config.stash[_verdicts] = Verdicts()
+    config.stash[_claims] = Counter()
+    config.pluginmanager.register(config.stash[_verdicts])
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    option = session.config.option
     known = mutants()
-    wanted = list(known) if option.unimq_mutants == "all" else option.unimq_mutants.split(",")
-    unknown = set(wanted) - known.keys()
+    option = cast("str", session.config.option.unimq_mutants)
+    unknown = set(option.split(",")) - known.keys() - {"all"}
     if unknown:
         raise pytest.UsageError(f"--unimq-mutants: unknown {sorted(unknown)}; known: all, {', '.join(known)}")
-    memory = load_adapter("memory")
-    for name in wanted:
-        register_adapter(cast("Adapter", FaultyAdapter(known[name], memory)))
-    option.unimq_url = [f"memory+{name}://mutant?max_message_bytes=1000000" for name in wanted]
-    option.unimq_stress = STRESS
-    session.config.stash[_verdicts] = {}
+    backends = backends_of(session.config)
+    real = list(backends) or [backend_at("memory://", stress=1.0, name="memory")]
+    # The real ones stay known, so that one worker runs all their mutants; no test of theirs is chosen.
+    backends[:] = [backend for backend in real if kind_of(backend) != "memory"]
+    for backend in real:
+        for name in _around(backend) if option == "all" else option.split(","):
+            backends.append(_mutant(backend, known[name]))
 
 
-def _claims(item: pytest.Item) -> Iterator[str]:
-    """Yield the mutant on which the item runs, if it claims to kill it."""
+def _around(backend: Backend) -> list[str]:
+    """Return the mutants that make sense at the driver of a backend."""
+    return list(mutants()) if kind_of(backend) == "memory" else list(AROUND[kind_of(backend)])
+
+
+def _mutant(backend: Backend, mutant: type[Mutant]) -> Backend:
+    if kind_of(backend) != "memory":
+        return replace(backend, name=f"{backend.name}-{mutant.name}", mutant=mutant.name, mutant_of=backend)
+    # A scheme of its own, so that a mutant never meets the destinations of another.
+    schemes = (f"memory+{mutant.name}", f"memory+{mutant.name}+ssl")
+    register_adapter(cast("Adapter", FaultyAdapter(mutant, load_adapter("memory"), schemes)))
+    made = backend_at(f"{schemes[0]}://mutant", stress=STRESS, name=f"memory-{mutant.name}")
+    made.mutant, made.mutant_of = mutant.name, backend
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Put the fault around the adapter of a real broker, for this test; what it started in other processes has none."""
+    backend = _backend(item)
+    if backend is None or backend.in_process:
+        return (yield)  # pyright: ignore[reportUnknownVariableType]
+    real = load_adapter(kind_of(backend, scheme=True))
+    faulty = cast("Adapter", FaultyAdapter(mutants()[backend.mutant], real, real.schemes))
+    register_adapter(faulty)
+    try:
+        return (yield)  # pyright: ignore[reportUnknownVariableType]
+    finally:
+        unregister_adapter(faulty)
+
+
+def _backend(item: pytest.Item) -> Backend | None:
+    """Return the mutant on which the item runs, if it claims to kill it; in one front, for both have one driver."""
     mark = item.get_closest_marker("guarantee")
     tested = getattr(item, "callspec", None)
-    if mark is None or tested is None or tested.params.get("front", "sync") != "sync":
-        return
-    name = tested.params["backend"].scheme.removeprefix("memory+")
-    if name in mark.kwargs["kills"]:
-        yield name
+    if mark is None or tested is None or "backend" not in tested.params:
+        return None
+    fronts = item.get_closest_marker("fronts")
+    if tested.params.get("front", "sync") != "sync" and not (fronts and "sync" not in fronts.args):
+        return None
+    backend = cast("Backend", tested.params["backend"])
+    return backend if backend.mutant in mark.kwargs["kills"] else None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     known = mutants()
+    claims = config.stash[_claims]
     for item in items:
         mark = item.get_closest_marker("guarantee")
-        unknown = set(mark.kwargs["kills"]) - known.keys() if mark is not None else ()
+        if mark is None:
+            continue
+        unknown = set(mark.kwargs["kills"]) - known.keys()
         if unknown:
             raise pytest.UsageError(f"{item.nodeid} claims to kill {sorted(unknown)}, which do not exist")
-    chosen = [item for item in items if any(_claims(item))]
+        claims[cast("pytest.Function", item).originalname] += len(mark.kwargs["kills"])
+    chosen = [item for item in items if _backend(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
 
@@ -68,37 +142,79 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = cast("pytest.TestReport", (yield))
-    verdicts = item.config.stash[_verdicts]
-    key = (next(_claims(item)), cast("pytest.Function", item).originalname)
+    backend = cast("Backend", _backend(item))
     if report.skipped:
-        verdicts[key] = "skipped"
+        verdict = "skipped"
     elif call.excinfo is None:
-        verdicts.setdefault(key, "survived")
-    elif verdicts.get(key) != "killed":
-        # At teardown too: leaks are judged there. An error that is no assertion says nothing about the guarantee.
-        by_assertion = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
-        verdicts[key] = "killed" if by_assertion else f"killed by accident: {call.excinfo.exconly()[:100]}"
+        verdict = "survived"
+    elif call.excinfo.errisinstance(BY_ASSERTION) and "Timeout" not in call.excinfo.exconly()[:30]:
+        verdict = "killed"
+    else:
+        # An error that is no assertion says nothing about the guarantee.
+        verdict = f"killed by accident: {call.excinfo.exconly()[:100]}"
+    told = (cast("Backend", backend.mutant_of).name, backend.mutant, cast("pytest.Function", item).originalname)
+    report.user_properties.append(("mutant", (*told, verdict)))
     return cast("None", report)
 
 
+def _made(config: pytest.Config) -> dict[str, set[str]]:
+    """Return the mutants of each backend."""
+    made: dict[str, set[str]] = {}
+    for backend in backends_of(config):
+        if backend.mutant_of is not None:
+            made.setdefault(backend.mutant_of.name, set()).add(backend.mutant)
+    return made
+
+
+def _wrong(config: pytest.Config) -> list[str]:
+    """Return everything that keeps the run from proving what it was to prove."""
+    found = config.stash[_verdicts].found
+    wrong = [f"{backend}: {name}: {test}: {verdict}" for (backend, name, test), verdict in found.items()]
+    wrong = [line for line in wrong if not line.endswith((": killed", ": skipped"))]
+    for backend, names in _made(config).items():
+        killed = {name for (at, name, _), verdict in found.items() if at == backend and verdict == "killed"}
+        wrong += [f"{backend}: {name}: no test kills it" for name in names - killed]
+    return sorted(wrong + [f"{test}: claims to kill no mutant" for test in _barren(config)])
+
+
+def _barren(config: pytest.Config) -> list[str]:
+    return [test for test, count in config.stash[_claims].items() if not count]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Only the workers of pytest-xdist collect: learn from them what the tests claim."""
+    told: dict[str, int] = getattr(node, "workeroutput", {}).get("claims", {})
+    config = cast("pytest.Config", node.config)
+    for test, count in told.items():
+        config.stash[_claims][test] += count
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    verdicts = session.config.stash[_verdicts]
+    if hasattr(session.config, "workerinput"):
+        claims = session.config.stash[_claims]
+        cast("Any", session.config).workeroutput["claims"] = dict(claims)
+        return
     if session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        is_proven = not _unclaimed(session.config) and all(verdict == "killed" for verdict in verdicts.values())
+        is_proven = bool(session.config.stash[_verdicts].found) and not _wrong(session.config)
         session.exitstatus = pytest.ExitCode.OK if is_proven else pytest.ExitCode.TESTS_FAILED
 
 
-def _unclaimed(config: pytest.Config) -> list[str]:
-    wanted = [url.partition("://")[0].removeprefix("memory+") for url in config.option.unimq_url]
-    return sorted(set(wanted) - {name for name, _ in config.stash[_verdicts]})
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    verdicts = config.stash[_verdicts]
+    found = config.stash[_verdicts].found
     terminalreporter.section("mutants")
-    for (name, test), verdict in sorted(verdicts.items()):
-        terminalreporter.write_line(f"{name}: {test}: {verdict}")
-    for name in _unclaimed(config):
-        terminalreporter.write_line(f"{name}: no test claims to kill it")
-    killed = len({name for (name, _), verdict in verdicts.items() if verdict == "killed"})
-    terminalreporter.write_line(f"{killed} of {len(config.option.unimq_url)} mutants killed")
+    for (backend, name, test), verdict in sorted(found.items()):
+        terminalreporter.write_line(f"{backend}: {name}: {test}: {verdict}")
+    terminalreporter.section("what the mutants show")
+    for line in _wrong(config):
+        terminalreporter.write_line(line, red=True)
+    table = Table("adapter", "mutants made", "killed", "tests that kill one")
+    for backend, names in _made(config).items():
+        killed = {(name, test) for (at, name, test), verdict in found.items() if at == backend and verdict == "killed"}
+        tests = {test for _, test in killed}
+        table.add_row(backend, str(len(names)), str(len({name for name, _ in killed})), str(len(tests)))
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(table)
+    terminalreporter.write(shown.get())
+    terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")

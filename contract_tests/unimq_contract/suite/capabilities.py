@@ -61,7 +61,7 @@ class CapabilitiesContract(Contract):
         unsupported = [name for name, feature in broker.capabilities.features() if not feature]
         assert refused >= len([name for name in unsupported if name in SEVERAL_WAYS_TO_ASK])
 
-    @guarantee("P2")
+    @guarantee("P2", kills=("delivers-after-close",))
     def test_an_unsupported_call_is_refused_before_anything_happens(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, subtests: pytest.Subtests
     ) -> None:

@@ -146,7 +146,7 @@ class DeadLettersContract(Contract):
         harness.is_empty(queue, broker)
 
     @needs("dead_letter")
-    @guarantee("A4", "A1", "L1")
+    @guarantee("A4", "A1", "L1", kills=("dead-letter-lost", "reject-requeues"))
     def test_closing_right_after_a_reject_loses_nothing(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -165,7 +165,7 @@ class DeadLettersContract(Contract):
         harness.is_empty(queue, second)
 
     @needs("dead_letter", "topics")
-    @guarantee("A4", "G2")
+    @guarantee("A4", "G2", kills=("dead-letter-lost",))
     def test_each_subscription_has_its_own_dead_letters(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -186,7 +186,7 @@ class DeadLettersContract(Contract):
         harness.is_empty(dead_letters_of(stock.queue), broker)
 
     @needs("dead_letter")
-    @guarantee("A4", "R2")
+    @guarantee("A4", "R2", kills=("dead-letter-lost", "attempt-sticks-to-message"))
     def test_a_dead_letter_can_be_sent_again(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         """By hand, as it is: the headers of its provenance are no obstacle."""
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:

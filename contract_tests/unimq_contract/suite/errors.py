@@ -293,7 +293,7 @@ class ErrorsContract(Contract):
         ):
             check(bad, subtests)
 
-    @guarantee("E1", "S4")
+    @guarantee("E1", "S4", kills=("greets-consumers",))
     def test_a_bad_message_is_refused(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, subtests: pytest.Subtests
     ) -> None:
@@ -308,7 +308,7 @@ class ErrorsContract(Contract):
             ]
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("E1")
+    @guarantee("E1", kills=("reject-requeues",))
     def test_a_bad_argument_is_refused(
         self,
         broker: unimq.Broker,

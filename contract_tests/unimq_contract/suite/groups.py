@@ -157,7 +157,7 @@ class GroupsContract(Contract):
             assert first.receive(timeout=harness.bounds.quiet) + second.receive(timeout=harness.bounds.quiet) == []
 
     @needs("topics")
-    @guarantee("G2", "A2", "A3")
+    @guarantee("G2", "A2", "A3", kills=("nack-acks", "attempt-stuck"))
     def test_settling_in_one_subscription_does_not_touch_another(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -180,7 +180,7 @@ class GroupsContract(Contract):
                 harness.nothing_else(topic, broker, from_audit, from_stock)
 
     @needs("topics")
-    @guarantee("G2", "S1")
+    @guarantee("G2", "S1", kills=("lose-some", "batch-loses-one"))
     def test_a_declared_subscription_loses_nothing_before_its_first_consumer(
         self, connect: Connections, destinations: Destinations, harness: Harness
     ) -> None:
@@ -197,7 +197,7 @@ class GroupsContract(Contract):
             consumer.ack(received)
 
     @needs("topics")
-    @guarantee("G2")
+    @guarantee("G2", kills=("room-only-when-empty",))
     def test_a_new_subscription_starts_now(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -233,7 +233,7 @@ class GroupsContract(Contract):
             delivery.ack()
 
     @needs("topics")
-    @guarantee("G2", "L5")
+    @guarantee("G2", "L5", kills=("room-only-when-empty",))
     def test_a_slow_subscription_does_not_slow_another(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -257,7 +257,7 @@ class GroupsContract(Contract):
             harness.receive_one(from_slow).ack()
 
     @needs("topics")
-    @guarantee("G2", "R5")
+    @guarantee("G2", "R5", kills=("greets-consumers", "first-lost"))
     def test_other_topics_are_not_heard(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -274,7 +274,7 @@ class GroupsContract(Contract):
             delivery.ack()
 
     @needs("topics")
-    @guarantee("G2", "S4")
+    @guarantee("G2", "S4", kills=("greets-consumers",))
     def test_a_topic_without_subscriptions_accepts_and_forgets(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

@@ -81,7 +81,7 @@ class LifeContract(Contract):
             assert bodies(received) == numbered(20)
             reader.ack(received)
 
-    @guarantee("L1", "L4")
+    @guarantee("L1", "L4", kills=("delivers-after-close",))
     def test_closing_twice_is_closing_once(self, connect: Connections, queue: unimq.Queue, harness: Harness) -> None:
         broker = connect()
         producer, consumer = broker.producer(queue), broker.consumer(queue)
@@ -94,7 +94,7 @@ class LifeContract(Contract):
         with connect().consumer(queue) as other:
             assert harness.receive_one(other).body == b"stays"
 
-    @guarantee("L1")
+    @guarantee("L1", kills=("stale-settlement-accepted",))
     def test_use_after_close_says_closed(self, connect: Connections, queue: unimq.Queue, harness: Harness) -> None:
         broker = connect()
         producer, consumer = broker.producer(queue), broker.consumer(queue)
@@ -122,7 +122,7 @@ class LifeContract(Contract):
             with pytest.raises(unimq.Closed):
                 act()
 
-    @guarantee("L1", "R4")
+    @guarantee("L1", "R4", kills=("greets-consumers",))
     def test_close_wakes_a_waiting_receive(self, connect: Connections, queue: unimq.Queue, harness: Harness) -> None:
         for what in ("consumer", "broker"):
             broker = connect()
@@ -135,7 +135,7 @@ class LifeContract(Contract):
                 waiting.result(harness.bounds.wake)
             broker.close()
 
-    @guarantee("L1", "S6", "A5")
+    @guarantee("L1", "S6", "A5", kills=("delivers-after-close", "acks-lost-at-close"))
     def test_closing_the_broker_closes_all_that_it_opened(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -179,7 +179,7 @@ class LifeContract(Contract):
 
     @pytest.mark.fronts("sync")
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-    @guarantee("L2")
+    @guarantee("L2", kills=("greets-consumers", "first-lost"))
     def test_a_forked_child_gets_a_clear_error(
         self, connect: Connections, queue: unimq.Queue, backend: Backend, harness: Harness
     ) -> None:
@@ -242,7 +242,7 @@ class LifeContract(Contract):
         left = wait_until_released(before, backend.bounds.within)
         assert left == []
 
-    @guarantee("L4")
+    @guarantee("L4", kills=("ack-dropped", "thread-left-behind"))
     def test_producers_and_consumers_come_and_go(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -262,7 +262,7 @@ class LifeContract(Contract):
         gc.collect()
         harness.eventually(lambda: Holdings.now().count < before.count + len(rounds), "no round leaves anything behind")
 
-    @guarantee("L1", "E1")
+    @guarantee("L1", "E1", kills=("first-lost",))
     def test_declaring_again_changes_nothing(
         self, broker: unimq.Broker, connect: Connections, destinations: Destinations, harness: Harness
     ) -> None:
@@ -277,7 +277,7 @@ class LifeContract(Contract):
             assert delivery.body == b"stays"
             delivery.ack()
 
-    @guarantee("L1", "R5")
+    @guarantee("L1", "R5", kills=("missing-queues-are-found",))
     def test_a_deleted_queue_is_gone_with_its_messages(
         self, broker: unimq.Broker, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -291,7 +291,7 @@ class LifeContract(Contract):
         harness.is_empty(queue, broker)
 
     @pytest.mark.fronts("asyncio")
-    @guarantee("L2", "R1")
+    @guarantee("L2", "R1", kills=("first-lost",))
     def test_a_cancelled_receive_loses_nothing(
         self, backend: Backend, front: Front, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -330,7 +330,7 @@ class LifeContract(Contract):
         assert front.run(scenario()) == numbered(10)
 
     @pytest.mark.fronts("asyncio")
-    @guarantee("L2", "S5", "S6")
+    @guarantee("L2", "S5", "S6", kills=("acked-at-delivery",))
     def test_a_cancelled_send_keeps_the_accounts(
         self, backend: Backend, front: Front, queue: unimq.Queue, harness: Harness
     ) -> None:

@@ -128,7 +128,7 @@ class OrderingContract(Contract):
                 delivery.ack()
 
     @needs("ordering_key")
-    @guarantee("O1")
+    @guarantee("O1", kills=("room-only-when-empty", "shuffled"))
     def test_a_slow_key_does_not_delay_others(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
@@ -169,7 +169,7 @@ class OrderingContract(Contract):
         assert seen == [b"0:%04d" % number for number in range(9)]
 
     @needs("ordering_key", "topics")
-    @guarantee("O1", "G2")
+    @guarantee("O1", "G2", kills=("shuffled",))
     def test_every_subscription_has_the_order_of_its_topic(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

@@ -128,7 +128,7 @@ class ReceiveContract(Contract):
             consumer.ack(held)
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("R2")
+    @guarantee("R2", kills=("nack-acks",))
     def test_a_message_tells_when_it_was_sent(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
             before = time.time()
@@ -159,7 +159,7 @@ class ReceiveContract(Contract):
             assert sorted(seen) == numbered(10)
             consumer.ack(held)
 
-    @guarantee("R3", "A3")
+    @guarantee("R3", "A3", kills=("nack-acks", "nack-only-at-restart", "room-only-when-empty"))
     def test_a_nack_makes_room_too(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer:
             producer.send_many(numbered(4))
@@ -177,7 +177,7 @@ class ReceiveContract(Contract):
             assert sorted(acked) == numbered(4)
 
     @needs("pause")
-    @guarantee("R3")
+    @guarantee("R3", kills=("pause-ignored",))
     def test_a_paused_consumer_fetches_nothing_and_settles(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -193,7 +193,7 @@ class ReceiveContract(Contract):
             rest = harness.receive(consumer, 1)
             assert rest[0].body in numbered(5)
 
-    @guarantee("R4")
+    @guarantee("R4", kills=("greets-consumers",))
     def test_an_empty_receive_ends_at_its_timeout(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -222,7 +222,7 @@ class ReceiveContract(Contract):
             assert waiting.ended_at - sent_at < harness.bounds.wake
             consumer.ack(found)
 
-    @guarantee("R4")
+    @guarantee("R4", kills=("lose-some", "batch-loses-one"))
     def test_receive_gives_what_is_there_and_never_more_than_asked(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -236,7 +236,7 @@ class ReceiveContract(Contract):
             assert bodies(received) == numbered(7)
             consumer.ack(received)
 
-    @guarantee("R4", "L1")
+    @guarantee("R4", "L1", kills=("lose-some", "batch-loses-one"))
     def test_iteration_yields_until_the_consumer_is_closed(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:

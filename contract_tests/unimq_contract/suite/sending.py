@@ -28,7 +28,7 @@ class SendContract(Contract):
             harness.nothing_else(queue, broker, consumer)
         harness.is_empty(queue, broker)
 
-    @guarantee("S1", "R1")
+    @guarantee("S1", "R1", kills=("first-lost",))
     def test_a_message_waits_for_the_first_consumer(
         self, connect: Connections, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -58,7 +58,7 @@ class SendContract(Contract):
             assert bodies(received) == numbered(100)
             consumer.ack(received)
 
-    @guarantee("S1", "R2")
+    @guarantee("S1", "R2", kills=("room-only-when-empty",))
     def test_the_receipt_names_the_message(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
             assert producer.send(b"mine", message_id="my-own-id").message_id == "my-own-id"
@@ -97,7 +97,7 @@ class SendContract(Contract):
             consumer.ack(received)
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("S3")
+    @guarantee("S3", kills=("batch-loses-one", "body-truncated"))
     def test_a_batch_may_mix_tiny_and_huge(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         huge = self.largest(harness) * 2 // 5
         batch = [b"%d" % number + b"x" * (huge if number % 2 else 1) for number in range(8)]
@@ -158,7 +158,7 @@ class SendContract(Contract):
             assert delivery.id == given
             delivery.ack()
 
-    @guarantee("S5", "L5")
+    @guarantee("S5", "L5", kills=("lose-some", "lingers-for-ever"))
     def test_more_than_the_window_can_be_enqueued(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -247,7 +247,7 @@ class SendContract(Contract):
             harness.receive_one(consumer).ack()
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("S7")
+    @guarantee("S7", kills=("flush-drops-pending", "headers-dropped"))
     def test_later_changes_of_the_sender_do_not_arrive(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:

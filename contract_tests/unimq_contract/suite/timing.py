@@ -187,7 +187,7 @@ class TimingContract(Contract):
             assert broker.stats(queue).dead_letters in {0, None}
 
     @needs("stats", "dead_letter")
-    @guarantee("T4", "A4")
+    @guarantee("T4", "A4", kills=("dead-letter-lost", "reject-requeues"))
     def test_stats_count_dead_letters(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
             producer.send_many(numbered(3))
@@ -197,7 +197,7 @@ class TimingContract(Contract):
             harness.eventually(lambda: broker.stats(queue).dead_letters == 3, "3 dead letters are counted")
 
     @needs("purge")
-    @guarantee("T4", "R5")
+    @guarantee("T4", "R5", kills=("lose-some", "phantom"))
     def test_purge_drops_what_waits(self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness) -> None:
         with broker.producer(queue) as producer:
             producer.send_many(numbered(6))

@@ -1,0 +1,35 @@
+"""Which mutants are made around the adapter of a real broker: those whose fault its driver, too, could have."""
+
+from urllib.parse import urlsplit
+
+from unimq_contract.brokers import BACKENDS
+from unimq_contract.harness import Backend, family
+
+_EVERYWHERE = (
+    "ack-dropped",
+    "acked-at-delivery",
+    "batch-loses-one",
+    "dead-letter-lost",
+    "headers-dropped",
+    "lose-some",
+    "nack-acks",
+    "prefetch-ignored",
+    "store-twice",
+)
+
+AROUND = {
+    "rabbitmq": (*_EVERYWHERE, "cumulative-ack", "lost-destination-accepted"),
+    "kafka": (*_EVERYWHERE, "subscriptions-compete", "lost-destination-accepted"),
+    "sqs": (*_EVERYWHERE, "cumulative-ack", "extend-ignored"),
+    "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),
+}
+"""By kind of broker."""
+
+_SCHEMES = {"rabbitmq": "amqp", "kafka": "kafka", "sqs": "sqs"}
+
+
+def kind_of(backend: Backend, *, scheme: bool = False) -> str:
+    """Return the kind of a broker, also before it is started, or one scheme of its adapter."""
+    name = backend.name.partition("(")[0].partition("-")[0]
+    kind = name if name in BACKENDS else {"amqp": "rabbitmq"}.get(family(backend.url), family(backend.url))
+    return _SCHEMES.get(kind, urlsplit(backend.url).scheme or kind) if scheme else kind
