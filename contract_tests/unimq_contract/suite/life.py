@@ -330,7 +330,7 @@ class LifeContract(Contract):
         assert front.run(scenario()) == numbered(10)
 
     @pytest.mark.fronts("asyncio")
-    @guarantee("L2", "S5", "S6", kills=("acked-at-delivery",))
+    @guarantee("L2", "S5", "S6")
     def test_a_cancelled_send_keeps_the_accounts(
         self, backend: Backend, front: Front, queue: unimq.Queue, harness: Harness
     ) -> None:
