@@ -30,7 +30,7 @@ class ProducerCache:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._opening = threading.Lock()
         """Held while one is opened, so that two threads do not open the same one."""
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()

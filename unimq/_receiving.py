@@ -14,7 +14,7 @@ from unimq._dead_letters import DeadLetters
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, DecodeError, LeaseLost, UnimqError
-from unimq._middleware import Middleware, call_hooks
+from unimq._middleware import Middleware, Settlement, call_hooks
 from unimq._waiting import Waiters
 
 if TYPE_CHECKING:
@@ -81,8 +81,12 @@ class ConsumerCore:
         self.dead_letters = dead_letters
         self.codec = codec
         self.middleware = middleware
-        self.on_deliver = [each.deliver for each in middleware if each.deliver is not None]
-        self.on_settled = [each.settled for each in middleware if each.settled is not None]
+        self.on_deliver: list[Callable[[Delivery[Any]], bool]] = [
+            each.deliver for each in middleware if each.deliver is not None
+        ]
+        self.on_settled: list[Callable[[Delivery[Any], Settlement], None]] = [
+            each.settled for each in middleware if each.settled is not None
+        ]
         self.receiver: Receiver
         self.buffer: deque[Delivery] = deque()
         self.held: set[Delivery] = set()

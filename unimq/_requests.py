@@ -60,19 +60,19 @@ class Requests:
     def __init__(self, broker: "BrokerCore") -> None:
         """Make the reply queue and start to receive from it; blocks."""
         self.broker = broker
-        self.queue = Queue(REPLY_PREFIX + os.urandom(12).hex(), dead_letter=False)
+        self.queue: Queue = Queue(REPLY_PREFIX + os.urandom(12).hex(), dead_letter=False)
         self.source_name: str = self.queue.name
-        self.producers = ProducerCache()
-        self.lock = threading.Lock()
+        self.producers: ProducerCache = ProducerCache()
+        self.lock: threading.Lock = threading.Lock()
         self.pending: dict[str, Request] = {}
-        self.outstanding = 0
+        self.outstanding: int = 0
         self.outstanding_bytes = 0
         self.room: Waiters = Waiters()
         self.held: set[Delivery] = set()
         """Replies that are not acked; whoever removes one acks it."""
         self.late: deque[Delivery] = deque()
         self.dropper: threading.Thread | None = None
-        self.closed = ""
+        self.closed: str = ""
         self.error: UnimqError | None = None
         """Why no reply can come any more; the next request makes another reply queue."""
         driver = broker.driver

@@ -3,7 +3,7 @@
 import copy
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from unimq._capabilities import Capabilities
@@ -85,8 +85,12 @@ class ProducerCore:
         self.window = window
         self.window_bytes = window_bytes
         self.codec = codec
-        self.on_publish = [each.publish for each in middleware if each.publish is not None]
-        self.on_published = [each.published for each in middleware if each.published is not None]
+        self.on_publish: list[Callable[[Message, str], Message]] = [
+            each.publish for each in middleware if each.publish is not None
+        ]
+        self.on_published: list[Callable[[Message, str, Outcome], None]] = [
+            each.published for each in middleware if each.published is not None
+        ]
         self.queue_ttl: float | None = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
         self.is_immediate: bool = False
