@@ -1,6 +1,7 @@
 """Middleware: when each hook is called, and what its failure changes."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,3 +199,11 @@ def test_what_is_no_middleware_is_refused(wrong: Any) -> None:
 def test_decisions_check_their_values() -> None:
     with pytest.raises(ConfigError, match="delay must be at least 0"):
         Nack(-1)
+
+
+def test_the_documentation_shows_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "middleware.md").read_text(encoding="utf-8")
+    _, program, rest = document.split("```", 2)
+    exec(program.removeprefix("python\n").replace("memory://", "memory://?private=true"), {})
+    said = capsys.readouterr().out.strip()
+    assert f"It prints `{said}`." in rest
