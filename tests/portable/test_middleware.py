@@ -1,6 +1,8 @@
 """Middleware: when each hook is called, and what its failure changes."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,9 +203,15 @@ def test_decisions_check_their_values() -> None:
         Nack(-1)
 
 
-def test_the_documentation_shows_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documentation_shows_what_happens() -> None:
     document = (Path(__file__).parents[2] / "docs" / "middleware.md").read_text(encoding="utf-8")
     _, program, rest = document.split("```", 2)
-    exec(program.removeprefix("python\n").replace("memory://", "memory://?private=true"), {})
-    said = capsys.readouterr().out.strip()
-    assert f"It prints `{said}`." in rest
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program.removeprefix("python\n")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"It prints `{done.stdout.strip()}`." in rest
