@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from unimq._cloudevents import CloudEvent, CloudEvents
     from unimq._codecs import JSON, MessagePack
     from unimq._compression import Compressed
+    from unimq._deduplication import HandledMessages, deduplication
 
 __all__ = [  # noqa: RUF022 - JSON is no constant
     "AlreadySettled",
@@ -65,6 +66,7 @@ __all__ = [  # noqa: RUF022 - JSON is no constant
     "Delivery",
     "Encoded",
     "Feature",
+    "HandledMessages",
     "InvalidMessage",
     "JSON",
     "LeaseLost",
@@ -95,14 +97,16 @@ __all__ = [  # noqa: RUF022 - JSON is no constant
     "Unsupported",
     "connect",
     "connect_async",
+    "deduplication",
 ]
 
-# asyncio costs as much to import as all the rest, and codecs load compression; programs that use neither do not pay.
+# asyncio costs as much to import as all the rest, and codecs load compression; who uses neither does not pay.
 _LATER = {
     "_asyncio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "connect_async"),
     "_cloudevents": ("CloudEvent", "CloudEvents"),
     "_codecs": ("JSON", "MessagePack"),
     "_compression": ("Compressed",),
+    "_deduplication": ("HandledMessages", "deduplication"),
 }
 
 
