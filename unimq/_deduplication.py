@@ -55,8 +55,8 @@ def deduplication(window: int = DEFAULT_WINDOW, *, store: HandledMessages | None
     """Return a middleware for consumers that acks copies of handled messages instead of handing them out.
 
     A message counts as handled when it is acked, not when it is handed out: one whose handler failed comes again. A
-    copy that arrives while the first one is in work waits, unsettled, for what becomes of that: it is acked when the first
-    one is acked or dead-lettered; when the first one fails or is lost, the copy is given back and comes again.
+    copy that arrives while the first one is in work waits, unsettled, for what becomes of that: it is acked when the
+    first one is acked or dead-lettered; when that fails or is lost, the copy is given back and comes again.
 
     Args:
         window: handled messages that are remembered in memory.

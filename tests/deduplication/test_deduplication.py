@@ -125,7 +125,7 @@ def test_the_window_is_bounded_and_per_source(broker: unimq.Broker) -> None:
     ):
         elsewhere.send(b"", message_id="a")
         other.receive()[0].ack()
-        for message_id in ("a", "b", "a", "c", "a"):
+        for message_id in ("a", "b", "b", "c", "a"):
             producer.send(b"", message_id=message_id)
         handled: list[str] = []
         while taken := consumer.receive(timeout=0):
