@@ -18,12 +18,12 @@ _EVERYWHERE = (
 )
 
 AROUND = {
-    "rabbitmq": (*_EVERYWHERE, "cumulative-ack", "lost-destination-accepted"),
+    "rabbitmq": (*_EVERYWHERE, "lost-destination-accepted"),
     "kafka": (*_EVERYWHERE, "subscriptions-compete", "lost-destination-accepted"),
     "sqs": (*_EVERYWHERE, "cumulative-ack", "extend-ignored"),
     "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),
 }
-"""By kind of broker."""
+"""By kind of broker. RabbitMQ itself closes the channel of a cumulative ack, which kills by an error of the broker."""
 
 _SCHEMES = {"rabbitmq": "amqp", "kafka": "kafka", "sqs": "sqs"}
 
