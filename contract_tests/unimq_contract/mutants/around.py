@@ -9,6 +9,7 @@ _EVERYWHERE = (
     "ack-dropped",
     "acked-at-delivery",
     "batch-loses-one",
+    "confirmed-at-once",
     "dead-letter-lost",
     "headers-dropped",
     "lose-some",
@@ -18,7 +19,7 @@ _EVERYWHERE = (
 )
 
 AROUND = {
-    "rabbitmq": (*_EVERYWHERE, "lost-destination-accepted"),
+    "rabbitmq": (*_EVERYWHERE, "attempt-stuck", "lost-destination-accepted"),
     "kafka": (*_EVERYWHERE, "subscriptions-compete", "lost-destination-accepted"),
     "sqs": (*_EVERYWHERE, "cumulative-ack", "extend-ignored"),
     "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),

@@ -23,6 +23,15 @@ from unimq.adapter import (
 from unimq_contract.mutants.seam import FaultySender, Mutant
 
 
+class ConfirmedAtOnce(Mutant):
+    """A message is confirmed before the broker has it."""
+
+    def submit(self, sender: FaultySender, entries: Sequence[Outgoing]) -> None:
+        sender.stored(entries)
+        # What becomes of them is reported a second time, which the portable layer does not heed.
+        sender.real.submit(entries)
+
+
 class LoseSome(Mutant):
     """Every fifth message is confirmed and not stored."""
 

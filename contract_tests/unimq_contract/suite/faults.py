@@ -150,7 +150,7 @@ class FaultsContract(Contract):
             load.url = url.replace("PORT", str(proxy.port), 1)
             yield proxy
 
-    @guarantee("R1", "S1", "S2", "A5", "L3")
+    @guarantee("R1", "S1", "S2", "A5", "L3", kills=("lose-some",))
     def test_the_broker_is_killed_and_comes_back(self, load: Run, backend: Backend) -> None:
         broker = BrokerFaults(self.ours(backend), load.history)
         if not self.ours(backend).tap.durable:
@@ -162,7 +162,7 @@ class FaultsContract(Contract):
 
         load.under_load(kill, "broker killed")
 
-    @guarantee("R1", "S2", "A5", "L3")
+    @guarantee("R1", "S2", "A5", "L3", kills=("lose-some",))
     def test_the_broker_stands_still(self, load: Run, backend: Backend) -> None:
         broker = BrokerFaults(self.ours(backend), load.history)
 
@@ -172,7 +172,7 @@ class FaultsContract(Contract):
 
         load.under_load(freeze, "broker frozen", shadow=load.bounds.wake)
 
-    @guarantee("R1", "S2", "A1", "A5", "L3")
+    @guarantee("R1", "S2", "A1", "A5", "L3", kills=("lose-some",))
     def test_every_connection_is_cut(self, load: Run, proxy: FaultProxy) -> None:
         def cut() -> None:
             for _ in range(CUTS):
@@ -182,7 +182,7 @@ class FaultsContract(Contract):
         load.under_load(cut, "cut")
         assert proxy.counters().hits["cut"] >= CUTS
 
-    @guarantee("R1", "S2", "A5", "L3")
+    @guarantee("R1", "S2", "A5", "L3", kills=("lose-some",))
     def test_the_network_is_a_black_hole(self, load: Run, proxy: FaultProxy) -> None:
         def stall() -> None:
             with proxy.healing():
@@ -192,7 +192,7 @@ class FaultsContract(Contract):
         load.under_load(stall, "stall", shadow=load.bounds.wake)
         assert proxy.counters().hits["stall"]
 
-    @guarantee("R1", "S2", "A5", "L3")
+    @guarantee("R1", "S2", "A5", "L3", kills=("lose-some",))
     def test_no_connection_is_accepted_for_a_while(self, load: Run, proxy: FaultProxy) -> None:
         def refuse() -> None:
             with proxy.healing():
@@ -203,7 +203,7 @@ class FaultsContract(Contract):
         load.under_load(refuse, "refuse", "cut", shadow=load.bounds.wake)
         assert proxy.counters().hits["refuse"]
 
-    @guarantee("R1", "A5", "S2")
+    @guarantee("R1", "A5", "S2", kills=("lose-some",))
     def test_clients_are_killed(self, load: Run, backend: Backend, tmp_path: Path) -> None:
         """One that consumes, with what it holds, and one that sends."""
         consuming = ClientProcess(load.url, tmp_path / "consuming", load.history)
@@ -225,7 +225,7 @@ class FaultsContract(Contract):
         assert counts.crashes == 1
         assert counts.sent > MESSAGES, "the client that was killed while it sent confirmed nothing"
 
-    @guarantee("R1", "A5", "G1")
+    @guarantee("R1", "A5", "G1", kills=("lose-some",))
     def test_members_join_and_leave(self, load: Run) -> None:
         def join() -> Leave:
             broker = load.connect()
@@ -256,7 +256,7 @@ class FaultsContract(Contract):
         counts = load.under_load(churn)
         assert counts.closes >= MEMBERS
 
-    @guarantee("A1")
+    @guarantee("A1", kills=("ack-dropped",))
     def test_a_confirmed_ack_survives_a_cut_at_once(
         self, load: Run, proxy: FaultProxy, connect: Connections, harness: Harness
     ) -> None:

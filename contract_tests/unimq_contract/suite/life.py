@@ -365,7 +365,7 @@ class LifeContract(Contract):
         assert stray == []
 
     @pytest.mark.fronts("sync")
-    @guarantee("A5", "A7", "R1")
+    @guarantee("A5", "A7", "R1", kills=("attempt-stuck",))
     def test_the_messages_of_a_killed_consumer_return(
         self, connect: Connections, destinations: Destinations, harness: Harness, backend: Backend
     ) -> None:
@@ -397,7 +397,7 @@ class LifeContract(Contract):
 
     @needs("durable")
     @pytest.mark.fronts("sync")
-    @guarantee("S1", "A1", "A5")
+    @guarantee("S1", "A1", "A5", kills=("batch-loses-one",))
     def test_what_was_confirmed_survives_the_death_of_the_broker(
         self, connect: Connections, queue: unimq.Queue, harness: Harness, backend: Backend
     ) -> None:
@@ -423,7 +423,7 @@ class LifeContract(Contract):
 
     @needs("durable")
     @pytest.mark.fronts("sync")
-    @guarantee("L3", "S2", "R1")
+    @guarantee("L3", "S2", "R1", kills=("batch-loses-one",))
     def test_producers_and_consumers_survive_a_restart_of_the_broker(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, backend: Backend
     ) -> None:

@@ -110,7 +110,7 @@ class SendContract(Contract):
                 delivery.ack()
             assert sorted(received) == batch
 
-    @guarantee("S4", kills=("too-large-accepted",))
+    @guarantee("S4", kills=("too-large-accepted", "confirmed-at-once"))
     def test_size_is_checked_with_headers_counted(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
@@ -262,7 +262,7 @@ class SendContract(Contract):
             assert (delivery.body, dict(delivery.headers)) == (b"before", {"state": "before"})
             delivery.ack()
 
-    @guarantee("S2", "L1")
+    @guarantee("S2", "L1", kills=("confirmed-at-once",))
     def test_a_broker_that_does_not_answer_ends_the_send_within_its_timeout(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, backend: Backend, front: Front
     ) -> None:
@@ -286,7 +286,7 @@ class SendContract(Contract):
             assert first.body in {b"before", b"into the void"}
             first.ack()
 
-    @guarantee("S5", "L5")
+    @guarantee("S5", "L5", kills=("confirmed-at-once",))
     def test_a_full_window_blocks_and_then_says_so(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness, backend: Backend
     ) -> None:
