@@ -20,7 +20,7 @@ _EVERYWHERE = (
 
 AROUND = {
     "rabbitmq": (*_EVERYWHERE, "attempt-stuck", "lost-destination-accepted"),
-    "kafka": (*_EVERYWHERE, "subscriptions-compete", "lost-destination-accepted"),
+    "kafka": (*_EVERYWHERE, "subscriptions-compete"),
     "sqs": (*_EVERYWHERE, "cumulative-ack", "extend-ignored"),
     "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),
 }
