@@ -22,7 +22,7 @@ def broker() -> Iterator[Any]:
 
 
 def clock_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("unimq-memory")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("unimq-memory-clock")]
 
 
 def bodies(deliveries: Any) -> list[bytes]:
