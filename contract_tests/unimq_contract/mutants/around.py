@@ -21,7 +21,7 @@ _EVERYWHERE = (
 AROUND = {
     "rabbitmq": (*_EVERYWHERE, "attempt-stuck", "lost-destination-accepted"),
     "kafka": (*_EVERYWHERE, "subscriptions-compete"),
-    "sqs": (*_EVERYWHERE, "cumulative-ack", "extend-ignored"),
+    "sqs": (*_EVERYWHERE, "cumulative-ack"),
     "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),
 }
 """By kind of broker. RabbitMQ itself closes the channel of a cumulative ack, which kills by an error of the broker."""

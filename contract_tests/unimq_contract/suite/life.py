@@ -55,7 +55,7 @@ def in_fork(act: Callable[[], list[str]], within: float) -> list[str]:
 
 
 class LifeContract(Contract):
-    @guarantee("L2", "R1", "S1", kills=("lose-some", "prefetch-ignored"))
+    @guarantee("L2", "R1", "S1", kills=("lose-some",))
     def test_a_message_can_be_answered_while_it_is_held(
         self, broker: unimq.Broker, queue: unimq.Queue, destinations: Destinations, harness: Harness
     ) -> None:
