@@ -14,18 +14,16 @@ if TYPE_CHECKING:
     # Type parameters with defaults are new in Python 3.13; type checkers know them in every version.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    Value = TypeVarWithDefault("Value", default=bytes)
     Value_co = TypeVarWithDefault("Value_co", default=bytes, covariant=True)
     Sent_contra = TypeVarWithDefault("Sent_contra", default=bytes | bytearray | memoryview, contravariant=True)
 else:
-    Value = TypeVar("Value")
     Value_co = TypeVar("Value_co", covariant=True)
     Sent_contra = TypeVar("Sent_contra", contravariant=True)
 
 T = TypeVar("T")
 
 LONGEST_ERROR = 1000
-"""Characters that are kept of what a codec says against a message."""
+"""Characters that are kept of what a codec or a handler raises: it may hold a whole document."""
 
 
 class Encoded(msgspec.Struct, eq=False):

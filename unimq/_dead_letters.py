@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from unimq._codec import LONGEST_ERROR
 from unimq._delivery import Delivery
 from unimq._errors import Closed, MessageTooLarge, UnimqError
 from unimq._message import DEAD_LETTER_PREFIX, Headers, Message
@@ -27,9 +28,6 @@ REDRIVES = DEAD_LETTER_PREFIX + "redrives"
 REDRIVE_ID = DEAD_LETTER_PREFIX + "redrive-id"
 """What a redriven message keeps, also when it is dead again: how often it was redriven, and by which run at last."""
 
-LONGEST_ERROR = 1000
-"""Characters of an exception's text that are kept; what a handler raises may hold a whole document."""
-
 
 def provenance(delivery: Delivery, reason: str, source: str, error: BaseException | None = None) -> Headers:
     """Return the headers of the copy: those of the message, and where it comes from and why.
@@ -47,10 +45,15 @@ def provenance(delivery: Delivery, reason: str, source: str, error: BaseExceptio
         ORIGINAL_ID: delivery.id,
     }
     if error is not None:
-        headers[ERROR_TYPE] = type(error).__name__
-        # A lone surrogate, which text of an exception may hold, has no place in a header.
-        headers[ERROR] = str(error)[:LONGEST_ERROR].encode(errors="replace").decode()
+        headers |= error_headers(error)
     return headers
+
+
+def error_headers(error: BaseException) -> dict[str, str | bytes]:
+    """Return the headers that keep the type and the beginning of the text of what a handler or codec raised."""
+    # A lone surrogate, which text of an exception may hold, has no place in a header.
+    text = str(error)[:LONGEST_ERROR].encode(errors="replace").decode()
+    return {ERROR_TYPE: type(error).__name__, ERROR: text}
 
 
 class DeadLetters:

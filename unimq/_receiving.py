@@ -15,7 +15,7 @@ from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, DecodeError, LeaseLost, UnimqError
 from unimq._middleware import Middleware, Settlement, call_hooks
-from unimq._waiting import Waiters
+from unimq._waiting import Waiters, block_until
 
 if TYPE_CHECKING:
     from unimq.adapter import Receiver
@@ -57,6 +57,21 @@ class SettleBarrier:
             if len(self.errors) > 1:
                 error.add_note(f"and {len(self.errors) - 1} more settlements failed")
             raise error
+
+
+def confirm(core: "ConsumerCore", deadline: float) -> SettleBarrier:
+    """Block until the settlements so far are confirmed, and return what became of them (A1).
+
+    Raises:
+        ConnectionLost: they were not by `deadline`.
+        Closed: see `ConsumerCore.start_barrier`.
+
+    """
+    if block_until(core.moves_done, core.moves_finished, deadline):
+        barrier = core.start_barrier()
+        if block_until(barrier.finished, barrier.is_finished, deadline):
+            return barrier
+    raise core.settle_overdue()
 
 
 class ConsumerCore:

@@ -18,6 +18,7 @@ from unimq._delivery import Delivery
 from unimq._destinations import Seconds, Source, Subscription, count, queue_of, seconds
 from unimq._errors import ConfigError, InvalidMessage, LeaseLost, MessageTooLarge, UnimqError
 from unimq._message import Message
+from unimq._receiving import confirm
 from unimq._sending import GRACE, OutcomeWaiters
 from unimq._waiting import block_until, deadline_after
 
@@ -385,11 +386,7 @@ class Redrive:
 
     def _prove(self) -> None:
         """Wait until the broker has confirmed every ack, so that a crash brings back no more than one window (A1)."""
-        consumer = self.consumer
-        barrier = consumer.start_barrier()
-        deadline = deadline_after(self.broker.timeout)
-        if block_until(barrier.finished, barrier.is_finished, deadline) is None:
-            raise consumer.settle_overdue()
+        barrier = confirm(self.consumer, deadline_after(self.broker.timeout))
         self.unproven = 0
         if barrier.errors:
             log.warning(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from unimq._codec import Codec, Encoded, encode
-from unimq._dead_letters import ATTEMPTS, ERROR, ERROR_TYPE, LONGEST_ERROR, ORIGINAL_ID, REASON, SOURCE
+from unimq._dead_letters import ATTEMPTS, ORIGINAL_ID, REASON, SOURCE, error_headers
 from unimq._delivery import Delivery
 from unimq._destinations import Queue
 from unimq._errors import Closed, ConfigError, InvalidMessage, NotFound, UnimqError, Unroutable
@@ -89,8 +89,7 @@ class Replier:
             ORIGINAL_ID: delivery.id,
         }
         if error is not None:
-            headers[ERROR_TYPE] = type(error).__name__
-            headers[ERROR] = str(error)[:LONGEST_ERROR].encode(errors="replace").decode()
+            headers |= error_headers(error)
         self.submit(delivery, Message(b"", headers=headers), None, done)
 
     def close(self, timeout: float) -> None:

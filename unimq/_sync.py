@@ -24,7 +24,7 @@ from unimq._message import Headers, Message, compose
 from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._receipt import Receipt
-from unimq._receiving import ConsumerCore
+from unimq._receiving import ConsumerCore, confirm
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
@@ -617,14 +617,7 @@ class Consumer(Generic[Value_co]):
             Closed: the consumer was closed, which confirmed all settlements.
 
         """
-        core = self._core
-        deadline = deadline_after(timeout)
-        if block_until(core.moves_done, core.moves_finished, deadline):
-            barrier = core.start_barrier()
-            if block_until(barrier.finished, barrier.is_finished, deadline):
-                barrier.raise_errors()
-                return
-        raise core.settle_overdue()
+        confirm(self._core, deadline_after(timeout)).raise_errors()
 
     @overload
     def run(

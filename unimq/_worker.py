@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from unimq._clock import Clock
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, count, seconds
-from unimq._errors import AlreadySettled, Closed, ConfigError, LeaseLost, UnimqError, Unsupported
+from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError, Unsupported
 from unimq._middleware import Nack, Reject
-from unimq._receiving import EXHAUSTED, ConsumerCore
+from unimq._receiving import EXHAUSTED, ConsumerCore, confirm
 from unimq._replies import Replier
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
 from unimq._signals import DrainOver, watched
@@ -341,15 +341,14 @@ class Worker:
         if core.closed or core.error is not None:
             return
         try:
-            if block_until(core.moves_done, core.moves_finished, deadline):
-                barrier = core.start_barrier()
-                if block_until(barrier.finished, barrier.is_finished, deadline):
-                    for error in barrier.errors:
-                        log.warning("a settlement of %r failed; its message comes again: %s", core.source_name, error)
-                    return
+            errors = confirm(core, deadline).errors
         except Closed:
             return
-        log.warning("%s", core.settle_overdue())
+        except ConnectionLost as overdue:
+            log.warning("%s", overdue)
+            return
+        for error in errors:
+            log.warning("a settlement of %r failed; its message comes again: %s", core.source_name, error)
 
     def reopens_after(self, error: BaseException | None) -> bool:
         """Tell whether a run that ended so goes on with a new consumer."""
