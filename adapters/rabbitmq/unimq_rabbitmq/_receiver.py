@@ -452,12 +452,12 @@ class RabbitMQReceiver:
         """Have a copy wait in a queue of delays; the original is held until the broker has confirmed the copy."""
         delivery, delay = request
         owner, tag = cast("Token", delivery.token)
-        if self._is_ordered and owner is self._session and tag in owner.held:
-            self._repeat(owner, delivery, delay)
-        elif owner is self._session and tag in owner.held:
-            self._delays.send(delivery, delay, partial(self._postponed, delivery))
-        else:
+        if owner is not self._session or tag not in owner.held:
             self._stale += 1
+        elif self._is_ordered:
+            self._repeat(owner, delivery, delay)
+        else:
+            self._delays.send(delivery, delay, partial(self._postponed, delivery))
 
     def _repeat(self, session: _Session, delivery: Delivery, delay: float) -> None:
         """Hand a nacked message out again from here: given back, it would come behind others of its key (O1)."""
