@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from _progress import Progress, progress
 from _run import DATA, arguments, dead_letters_of, declared, own_name, positive, reconciled, run
@@ -181,6 +181,8 @@ def main() -> int:
         finally:
             parsers.stop()
             archivist.stop()
+            # Before the consumers are closed, which would take from the handlers what they have in hand.
+            wait(running)
         for thread in running:
             thread.result()
         elapsed = time.monotonic() - started

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from decimal import Decimal
 
@@ -207,6 +207,8 @@ def main() -> int:
         finally:
             for consumer in (*workers, follower):
                 consumer.stop()
+            # Before the consumers are closed, which would take from the handlers what they have in hand.
+            wait(running)
         for thread in running:
             thread.result()
         elapsed = time.monotonic() - started

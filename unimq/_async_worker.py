@@ -5,7 +5,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from unimq._asyncio import _Loop
@@ -201,7 +201,9 @@ def run_in_thread(worker: Worker) -> float:
     except BaseException:
         # The second signal: nothing is waited for.
         for loop in loops:
-            loop.call_soon_threadsafe(_cancel_all, loop)
+            # It may have ended at this moment, and is closed then.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_cancel_all, loop)
         raise
     if deadline is None:
         return last
@@ -220,7 +222,7 @@ async def run(worker: Worker, loop: _Loop, use: Callable[[ConsumerCore], None]) 
     with ExitStack() as stack:
         stack.callback(worker.clock.close)
         if worker.signals:
-            stack.enter_context(watched(worker.stop, lambda: None))
+            stack.enter_context(watched(worker.stop, lambda: None, worker.wake))
         while True:
             began = time.monotonic()
             await _run_once(worker, loop)

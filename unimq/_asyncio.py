@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -36,11 +36,9 @@ from unimq._receiving import ConsumerCore
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
+from unimq._runs import Runs
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import Registry, deadline_after, remaining
-
-if TYPE_CHECKING:
-    from unimq._worker import Worker
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -554,7 +552,7 @@ class AsyncConsumer(Generic[Value_co]):
         self._loop = loop
         self._broker = broker
         self._core = core
-        self._workers: set[Worker] = set()
+        self._runs = Runs()
 
     async def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there; see `Consumer.receive` (R4).
@@ -657,16 +655,12 @@ class AsyncConsumer(Generic[Value_co]):
             signals=signals,
             supervise=supervise,
         )
-        self._workers.add(worker)
-        try:
+        with self._runs.going_on(worker):
             await run(worker, self._loop, self._use)
-        finally:
-            self._workers.discard(worker)
 
     def stop(self) -> None:
         """Have every `run` of this consumer drain and return; see `Consumer.stop`."""
-        for worker in list(self._workers):
-            worker.stop()
+        self._runs.stop()
 
     def _use(self, core: ConsumerCore) -> None:
         self._core = core

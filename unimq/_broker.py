@@ -284,6 +284,7 @@ class BrokerCore:
     def close_producer(self, core: ProducerCore, timeout: float) -> None:
         """Release a producer whose outcomes the front has waited for (S6)."""
         core.sender.close(timeout)
+        core.seldom.finish()
         with self.lock:
             self.producers.discard(core)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-log = logging.getLogger("unimq")
+from unimq._events import say
 
 
 class Clock:
@@ -61,5 +61,5 @@ class Clock:
                 call = heapq.heappop(self._due)[2]
             try:
                 call()
-            except Exception:
-                log.exception("an appointment of the worker failed")
+            except Exception as error:  # noqa: BLE001 - a fault of ours, which must not end the clock
+                say("internal-error", "an appointment of the worker failed", level=logging.ERROR, error=error)

@@ -1,6 +1,5 @@
 """Dead letters: a confirmed copy with its provenance in headers, in one format on every backend (A4, A8)."""
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -11,8 +10,6 @@ from unimq._message import DEAD_LETTER_PREFIX, Headers, Message
 from unimq._outgoing import Outcome
 from unimq._sending import ProducerCore
 from unimq._waiting import deadline_after
-
-log = logging.getLogger("unimq")
 
 REASON = DEAD_LETTER_PREFIX + "reason"
 SOURCE = DEAD_LETTER_PREFIX + "source"
@@ -81,7 +78,14 @@ class DeadLetters:
 
         def report(outcome: Outcome) -> None:
             if isinstance(outcome, MessageTooLarge):
-                log.warning("dead letter %s from %r has no room for its provenance", delivery.id, source)
+                self.producer.seldom.say(
+                    "no-room-for-provenance",
+                    "dead letter %s from %r has no room for its provenance",
+                    delivery.id,
+                    source,
+                    source=source,
+                    message_id=delivery.id,
+                )
                 self._submit(delivery, delivery.headers, lambda last: done(_error_of(last)))
             else:
                 done(_error_of(outcome))

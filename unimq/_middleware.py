@@ -9,10 +9,9 @@ from typing import Any, Literal, ParamSpec
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, seconds
 from unimq._errors import ConfigError, UnimqError
+from unimq._events import SeldomLog
 from unimq._message import Message
 from unimq._receipt import Receipt
-
-log = logging.getLogger("unimq")
 
 P = ParamSpec("P")
 
@@ -74,10 +73,15 @@ def checked(middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
     return found
 
 
-def call_hooks(hooks: Iterable[Callable[P, object]], *args: P.args, **kwargs: P.kwargs) -> None:
+def call_hooks(seldom: SeldomLog, hooks: Iterable[Callable[P, object]], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call hooks whose failure must not harm the message."""
     for hook in hooks:
         try:
             hook(*args, **kwargs)
-        except Exception:
-            log.exception("middleware hook %r raised", hook)
+        except Exception as error:  # noqa: BLE001 - the user's
+            say_failed(seldom, hook, error)
+
+
+def say_failed(seldom: SeldomLog, hook: object, error: Exception) -> None:
+    """Say that a hook raised, which changes nothing."""
+    seldom.say("hook-failed", "middleware hook %r raised", hook, level=logging.ERROR, error=error)

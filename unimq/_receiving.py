@@ -14,13 +14,12 @@ from unimq._dead_letters import DeadLetters
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, DecodeError, LeaseLost, UnimqError
-from unimq._middleware import Middleware, Settlement, call_hooks
+from unimq._events import SeldomLog
+from unimq._middleware import Middleware, Settlement, call_hooks, say_failed
 from unimq._waiting import Waiters, block_until
 
 if TYPE_CHECKING:
     from unimq.adapter import Receiver
-
-log = logging.getLogger("unimq")
 
 EXHAUSTED = "max_deliveries"
 EXPIRED = "expired"
@@ -95,6 +94,7 @@ class ConsumerCore:
         self.capabilities = capabilities
         self.dead_letters = dead_letters
         self.codec = codec
+        self.seldom: SeldomLog = SeldomLog()
         self.middleware = middleware
         self.on_deliver: list[Callable[[Delivery[Any]], bool]] = [
             each.deliver for each in middleware if each.deliver is not None
@@ -138,7 +138,7 @@ class ConsumerCore:
         """See `unimq.adapter.DeliverySink.lost`."""
         for delivery in deliveries:
             if self.on_settled and delivery in self.held:
-                call_hooks(self.on_settled, delivery, "lost")
+                call_hooks(self.seldom, self.on_settled, delivery, "lost")
             delivery.lost = True
         self.held.difference_update(deliveries)
 
@@ -208,8 +208,8 @@ class ConsumerCore:
             try:
                 if not hook(delivery):
                     return False
-            except Exception:
-                log.exception("middleware hook %r raised; message %s is delivered all the same", hook, delivery.id)
+            except Exception as error:  # noqa: BLE001 - the user's; the message is delivered all the same
+                say_failed(self.seldom, hook, error)
         return delivery in self.held
 
     # Settlement: `Settler`.
@@ -226,7 +226,7 @@ class ConsumerCore:
                 raise self._refusal(delivery) from None
         self.receiver.ack((delivery,))
         if self.on_settled:
-            call_hooks(self.on_settled, delivery, "ack")
+            call_hooks(self.seldom, self.on_settled, delivery, "ack")
 
     def ack_all(self, deliveries: Iterable[Delivery[Any]]) -> None:
         """Ack many at once; if some are not held any more, the others are acked before the error is raised."""
@@ -250,7 +250,7 @@ class ConsumerCore:
             self.receiver.ack(mine)
             if self.on_settled:
                 for delivery in mine:
-                    call_hooks(self.on_settled, delivery, "ack")
+                    call_hooks(self.seldom, self.on_settled, delivery, "ack")
         if error is not None:
             raise error
 
@@ -266,7 +266,7 @@ class ConsumerCore:
         else:
             self.receiver.nack(delivery, delay)
             if self.on_settled:
-                call_hooks(self.on_settled, delivery, "nack")
+                call_hooks(self.seldom, self.on_settled, delivery, "nack")
 
     def reject(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> None:
         """See `Delivery.reject`; `error` is why, for the provenance of the dead letter."""
@@ -317,18 +317,22 @@ class ConsumerCore:
     def _drop(self, delivery: Delivery) -> None:
         self.receiver.ack((delivery,))
         if self.on_settled:
-            call_hooks(self.on_settled, delivery, "dropped")
+            call_hooks(self.seldom, self.on_settled, delivery, "dropped")
 
     def _move_to_dead_letters(self, delivery: Delivery, reason: str, error: BaseException | None = None) -> None:
         """Send the copy; the original is settled only when the copy is confirmed (A8)."""
         if self.dead_letters is None:
             if reason in {EXHAUSTED, UNDECODABLE}:
-                log.warning(
+                self.seldom.say(
+                    "dropped",
                     "message %s from %r dropped (%s, delivery %d): no dead-letter queue is declared",
                     delivery.id,
                     self.source_name,
                     reason,
                     delivery.attempt,
+                    source=self.source_name,
+                    message_id=delivery.id,
+                    reason=reason,
                 )
             self._drop(delivery)
             return
@@ -342,13 +346,22 @@ class ConsumerCore:
         if error is None:
             self.receiver.ack((delivery,))
             if self.on_settled:
-                call_hooks(self.on_settled, delivery, "dead")
+                call_hooks(self.seldom, self.on_settled, delivery, "dead")
         else:
-            log.error("dead-letter copy of message %s from %r failed: %s", delivery.id, self.source_name, error)
+            self.seldom.say(
+                "dead-letter-failed",
+                "dead-letter copy of message %s from %r failed: %s",
+                delivery.id,
+                self.source_name,
+                error,
+                level=logging.ERROR,
+                source=self.source_name,
+                message_id=delivery.id,
+            )
             delay = RETRY_AFTER_FAILED_DEAD_LETTER if self.capabilities.nack_delay else 0.0
             self.receiver.nack(delivery, delay)
             if self.on_settled:
-                call_hooks(self.on_settled, delivery, "nack")
+                call_hooks(self.seldom, self.on_settled, delivery, "nack")
         with self.lock:
             self.moves_under_way -= 1
             if error is not None:
@@ -411,3 +424,4 @@ class ConsumerCore:
         """Drop what is held after the receiver was closed: settling it now raises `LeaseLost`."""
         self.lost(list(self.held))
         self.buffer.clear()
+        self.seldom.finish()

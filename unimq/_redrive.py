@@ -17,6 +17,7 @@ from unimq._dead_letters import PROVENANCE, REASON, REDRIVE_ID, REDRIVES, SOURCE
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, Source, Subscription, count, queue_of, seconds
 from unimq._errors import ConfigError, InvalidMessage, LeaseLost, MessageTooLarge, UnimqError
+from unimq._events import say
 from unimq._message import Message
 from unimq._receiving import confirm
 from unimq._sending import GRACE, OutcomeWaiters
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from unimq._receiving import ConsumerCore
     from unimq._sending import ProducerCore
 
-log = logging.getLogger("unimq")
 
 WINDOW = 200
 """Dead letters whose removal is not proven yet, at most: so many may be there twice after a crash."""
@@ -216,7 +216,7 @@ class Redrive:
                 self._prove()
         except UnimqError as error:
             # Not to hide what ended the run, an interrupt perhaps.
-            log.warning("dead letters of %r were moved and may be seen again: %s", self.queue.name, error)
+            self._say_unproven(self.unproven + len(self.under_way), error)
         finally:
             # Confirms what was acked, too, which is all that is left to do after an error.
             self.broker.close_consumer(self.consumer, self.broker.timeout)
@@ -372,14 +372,23 @@ class Redrive:
         try:
             self.consumer.ack_all(moved)
         except LeaseLost as lost:
-            log.warning("a dead letter of %r was moved and will be seen again: %s", self.queue.name, lost)
+            self._say_unproven(1, lost)
 
     def _fail(self, delivery: Delivery, error: UnimqError) -> None:
         self.failed += 1
         self.held_bytes += len(delivery.body)
         if self.error is None:
             self.error = error
-            log.error("dead letter %s was not sent back to %r: %s", delivery.id, self.queue.name, error)
+            say(
+                "redrive-failed",
+                "dead letter %s was not sent back to %r: %s",
+                delivery.id,
+                self.queue.name,
+                error,
+                level=logging.ERROR,
+                source=self.queue.name,
+                message_id=delivery.id,
+            )
         if not isinstance(error, InvalidMessage | MessageTooLarge):
             # The fault is not that of one message: the others would fail as well.
             self.stopping = True
@@ -389,12 +398,17 @@ class Redrive:
         barrier = confirm(self.consumer, deadline_after(self.broker.timeout))
         self.unproven = 0
         if barrier.errors:
-            log.warning(
-                "%d dead letters of %r were moved and may be seen again: %s",
-                len(barrier.errors),
-                self.queue.name,
-                barrier.errors[0],
-            )
+            self._say_unproven(len(barrier.errors), barrier.errors[0])
+
+    def _say_unproven(self, number: int, error: UnimqError) -> None:
+        self.consumer.seldom.say(
+            "redriven-twice",
+            "%d dead letters of %r were moved and may be seen again: %s",
+            number,
+            self.queue.name,
+            error,
+            source=self.queue.name,
+        )
 
 
 def _check_rate(rate: object) -> float:

@@ -1,6 +1,5 @@
 """Replies: what a handler returned goes to the queue that the request names, and is confirmed before the ack (Q3)."""
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from unimq._dead_letters import ATTEMPTS, ORIGINAL_ID, REASON, SOURCE, error_hea
 from unimq._delivery import Delivery
 from unimq._destinations import Queue
 from unimq._errors import Closed, ConfigError, InvalidMessage, NotFound, UnimqError, Unroutable
+from unimq._events import say
 from unimq._message import Headers, Message, compose
 from unimq._outgoing import Outcome
 from unimq._producer_cache import Kept, ProducerCache
@@ -22,7 +22,6 @@ from unimq._waiting import deadline_after, remaining
 if TYPE_CHECKING:
     from unimq._broker import BrokerCore
 
-log = logging.getLogger("unimq")
 
 Done = Callable[[UnimqError | None], None]
 
@@ -157,7 +156,7 @@ class Replier:
             self._warned[name] = None
             if len(self._warned) > _MOST_WARNED:
                 self._warned.popitem(last=False)
-        log.warning("replies to %r are dropped, and their requests acked: %s", name, error)
+        say("replies-dropped", "replies to %r are dropped, and their requests acked: %s", name, error, target=name)
 
     # The opener's thread.
 

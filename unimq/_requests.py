@@ -5,7 +5,6 @@ caller that waits. Replies that nobody waits for, late ones and duplicates, are 
 """
 
 import copy
-import logging
 import os
 import threading
 import time
@@ -31,6 +30,7 @@ from unimq._errors import (
     UnimqError,
     Unroutable,
 )
+from unimq._events import say
 from unimq._message import Headers, Message, compose, new_id
 from unimq._outgoing import Outcome, Outgoing
 from unimq._producer_cache import Kept, ProducerCache
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from unimq._broker import BrokerCore
     from unimq.adapter import Receiver
 
-log = logging.getLogger("unimq")
 
 MOST_REQUESTS = 5_000
 MOST_BYTES = 64 * 1024 * 1024
@@ -191,7 +190,13 @@ class Requests:
         try:
             self.broker.driver.delete(self.queue, timeout=timeout)
         except UnimqError as error:
-            log.warning("reply queue %r could not be deleted and stays on the broker: %s", self.source_name, error)
+            say(
+                "reply-queue-left",
+                "reply queue %r could not be deleted and stays on the broker: %s",
+                self.source_name,
+                error,
+                source=self.source_name,
+            )
 
     def abandon(self, reason: str) -> None:
         """Close in a forked child, without touching anything that belongs to the parent (L2)."""

@@ -10,14 +10,13 @@ from unimq._capabilities import Capabilities
 from unimq._codec import Codec, encode
 from unimq._destinations import Queue, Seconds, Target
 from unimq._errors import BufferFull, Closed, SendRejected, SendUnknown, UnimqError
+from unimq._events import SeldomLog
 from unimq._message import NO_HEADERS, Message, compose, prepare
 from unimq._middleware import Middleware, call_hooks
 from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
 from unimq._receipt import Receipt
 from unimq._waiting import Waiters, Wake, deadline_after
 from unimq.adapter import Sender
-
-log = logging.getLogger("unimq")
 
 GRACE = 5.0
 """Seconds that a caller waits past a send's deadline for the driver to say which of the two it was (S2)."""
@@ -85,6 +84,7 @@ class ProducerCore:
         self.window = window
         self.window_bytes = window_bytes
         self.codec = codec
+        self.seldom: SeldomLog = SeldomLog()
         self.on_publish: list[Callable[[Message, str], Message]] = [
             each.publish for each in middleware if each.publish is not None
         ]
@@ -274,12 +274,12 @@ class ProducerCore:
 
     def _call_published(self, entries: Sequence[Outgoing]) -> None:
         for entry in entries:
-            call_hooks(self.on_published, entry.message, self.target.name, entry.outcome)
+            call_hooks(self.seldom, self.on_published, entry.message, self.target.name, entry.outcome)
 
     def _finish_pipelined(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
         """Tell the callbacks first, so that a flush returns after the last of them (S6)."""
         for entry in entries:
-            _call(entry)
+            self._call(entry)
         finished: list[PipelinedGroup] = []
         with self.lock:
             for entry in entries:
@@ -293,6 +293,21 @@ class ProducerCore:
                     finished.append(group)
         for group in finished:
             group.finished.wake_all()
+
+    def _call(self, entry: Outgoing) -> None:
+        try:
+            if entry.on_outcome is not None:
+                entry.on_outcome(entry.outcome)
+        except Exception as error:  # noqa: BLE001 - a fault of the user's callback must not end the driver's thread
+            self.seldom.say(
+                "callback-failed",
+                "the outcome callback of message %s raised",
+                entry.message.id,
+                level=logging.ERROR,
+                error=error,
+                target=self.target.name,
+                message_id=entry.message.id,
+            )
 
     @staticmethod
     def _keep_failure(group: PipelinedGroup, entry: Outgoing, error: UnimqError) -> None:
@@ -309,15 +324,6 @@ def name_message(error: UnimqError, message_id: str) -> UnimqError:
     if isinstance(named, SendRejected | SendUnknown):
         named.message_id = message_id
     return named
-
-
-def _call(entry: Outgoing) -> None:
-    try:
-        if entry.on_outcome is not None:
-            entry.on_outcome(entry.outcome)
-    except Exception:
-        # A fault of the user's callback must not end the driver's thread, nor stay unseen.
-        log.exception("the outcome callback of message %s raised", entry.message.id)
 
 
 def combined(outcomes: Sequence[Outcome], what: str) -> SendRejected | SendUnknown:

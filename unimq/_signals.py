@@ -1,9 +1,11 @@
 """SIGTERM and SIGINT while a worker runs: the first lets it drain, the second ends it at once."""
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -14,7 +16,9 @@ class DrainOver(BaseException):
 
 
 @contextmanager
-def watched(stop: Callable[[], None], overdue: Callable[[], bool | None]) -> Generator[bool, None, None]:
+def watched(
+    stop: Callable[[], None], overdue: Callable[[], bool | None], wake: Callable[[], None]
+) -> Generator[bool, None, None]:
     """Call `stop` at the first signal; raise `KeyboardInterrupt` or `SystemExit` in the main thread at the second.
 
     Yields whether signals are watched: they can be in the main thread only.
@@ -23,6 +27,7 @@ def watched(stop: Callable[[], None], overdue: Callable[[], bool | None]) -> Gen
         stop: takes no lock but a reentrant one, as the main thread may hold it.
         overdue: `None`: the signal is somebody's. Else the worker sent it to itself, as the time to drain is over:
             true interrupts the handler in the main thread by `DrainOver`.
+        wake: wakes the main thread wherever the worker may have it wait.
 
     """
     if threading.current_thread() is not threading.main_thread():
@@ -42,10 +47,45 @@ def watched(stop: Callable[[], None], overdue: Callable[[], bool | None]) -> Gen
         is_second = True
         stop()
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    with _waking(wake):
+        before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        try:
+            yield True
+        finally:
+            for number, previous in before.items():
+                # `None` stands for a handler that was not set from Python, which cannot be restored.
+                signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+@contextmanager
+def _waking(wake: Callable[[], None]) -> Generator[None, None, None]:
+    """Call `wake` at each signal, from a thread of its own.
+
+    Python runs a signal's handler in the main thread once that executes Python code again. A signal that comes after
+    the last look for one and before the wait for a lock, or that the kernel gives to another thread, does not end
+    that wait: without a wake-up its handler would run when something else happens, or never.
+    """
+    reading, writing = socket.socketpair()
+    writing.settimeout(0.0)
+    previous = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while received := reading.recv(64):
+            if previous != -1:
+                # Of an event loop, say, that has signal handlers of its own.
+                with suppress(OSError):
+                    os.write(previous, received)
+            wake()
+
+    watching = threading.Thread(target=watch, name="unimq-worker-signals", daemon=True)
+    watching.start()
     try:
-        yield True
+        yield
     finally:
-        for number, previous in before.items():
-            # `None` stands for a handler that was not set from Python, which cannot be restored.
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        replaced = signal.set_wakeup_fd(previous, warn_on_full_buffer=False)
+        if replaced != writing.fileno():
+            # Somebody asked for signals meanwhile, and still wants them.
+            signal.set_wakeup_fd(replaced)
+        writing.close()
+        watching.join()
+        reading.close()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
+from typing import Any, Generic, Literal, Self, overload
 
 from unimq._broker import (
     CLOSE_TIMEOUT,
@@ -28,11 +28,9 @@ from unimq._receiving import ConsumerCore, confirm
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
+from unimq._runs import Runs
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
 from unimq._waiting import block_until, deadline_after, remaining
-
-if TYPE_CHECKING:
-    from unimq._worker import Worker
 
 
 def connect(
@@ -563,7 +561,7 @@ class Consumer(Generic[Value_co]):
     def __init__(self, broker: BrokerCore, core: ConsumerCore) -> None:
         self._broker = broker
         self._core = core
-        self._workers: set[Worker] = set()
+        self._runs = Runs()
 
     def receive(self, max_messages: int = 1, timeout: Seconds | None = None) -> list[Delivery[Value_co]]:
         """Return 1 to `max_messages` messages as soon as any is there, or none when `timeout` is over (R4).
@@ -708,19 +706,16 @@ class Consumer(Generic[Value_co]):
             signals=signals,
             supervise=supervise,
         )
-        self._workers.add(worker)
-        try:
+        with self._runs.going_on(worker):
             run(worker, self._use)
-        finally:
-            self._workers.discard(worker)
 
     def stop(self) -> None:
         """Have every `run` of this consumer drain and return; from any thread, handler or signal. Never blocks.
 
         What is not handled yet is not counted as failed: it goes to the next `run` or `receive`, or back at `close`.
+        When no `run` goes on, the next one returns at once: one that a thread has not begun yet is stopped, too.
         """
-        for worker in list(self._workers):
-            worker.stop()
+        self._runs.stop()
 
     def _use(self, core: ConsumerCore) -> None:
         self._core = core

@@ -21,7 +21,8 @@ from unimq._clock import Clock
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, count, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError, Unsupported
-from unimq._middleware import Nack, Reject
+from unimq._events import log, say
+from unimq._middleware import Nack, Reject, say_failed
 from unimq._receiving import EXHAUSTED, ConsumerCore, confirm
 from unimq._replies import Replier
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
@@ -30,8 +31,6 @@ from unimq._waiting import Waiters, block_until, remaining
 
 if TYPE_CHECKING:
     from unimq._broker import BrokerCore
-
-log = logging.getLogger("unimq")
 
 ACKS_AT_ONCE = 100
 ACK_WITHIN = 0.02
@@ -121,6 +120,10 @@ class Worker:
         if not self.stopping and self.interrupt is not None:
             self.clock.call_later(self.drain_timeout, self.interrupt)
         self.stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Have everybody who waits for a change or a delivery look again."""
         self.changed.wake_all()
         self.core.arrived.wake_all()
 
@@ -164,10 +167,9 @@ class Worker:
         """Settle as the handler's return value says; not if the handler settled it itself."""
         if delivery not in self.core.held:
             if delivery.lost:
-                log.warning(
-                    "message %s of %r was handled, but is no longer held here; it comes or came again",
-                    delivery.id,
-                    self.core.source_name,
+                self._say_lost(
+                    f"message {delivery.id} of {self.core.source_name!r} was handled, but is no longer held here; it"
+                    " comes or came again"
                 )
             return
         if isinstance(result, BaseException):
@@ -186,7 +188,14 @@ class Worker:
         try:
             each = _results(deliveries, results)
         except ConfigError as error:
-            log.error("the handler of %r: %s", self.core.source_name, error)  # noqa: TRY400 - no bug of ours
+            self.core.seldom.say(
+                "bad-result",
+                "the handler of %r: %s",
+                self.core.source_name,
+                error,
+                level=logging.ERROR,
+                source=self.core.source_name,
+            )
             self.batch_failed(deliveries, error)
             return
         for delivery, result in zip(deliveries, each, strict=True):
@@ -249,8 +258,8 @@ class Worker:
         for hook in self.error_hooks:
             try:
                 decision = hook(delivery, error)
-            except Exception:
-                log.exception("middleware hook %r raised", hook)
+            except Exception as failure:  # noqa: BLE001 - the user's
+                say_failed(self.core.seldom, hook, failure)
                 continue
             if decision is not None:
                 return decision
@@ -273,7 +282,14 @@ class Worker:
     def _reject(self, delivery: Delivery[Any], reason: str, error: BaseException | None) -> None:
         def reject(failure: UnimqError | None = None) -> None:
             if failure is not None:
-                log.warning("the requester of message %s was not told that it failed: %s", delivery.id, failure)
+                self.core.seldom.say(
+                    "reply-failed",
+                    "the requester of message %s was not told that it failed: %s",
+                    delivery.id,
+                    failure,
+                    source=self.core.source_name,
+                    message_id=delivery.id,
+                )
             self._settle(self.core.reject, delivery, reason, error)
 
         if delivery.message.reply_to is not None:
@@ -304,7 +320,10 @@ class Worker:
         except AlreadySettled:
             pass
         except (LeaseLost, Closed) as error:
-            log.warning("a handled message comes again: %s", error)
+            self._say_lost(str(error))
+
+    def _say_lost(self, text: str) -> None:
+        self.core.seldom.say("handled-again", "a handled message comes again: %s", text, source=self.core.source_name)
 
     # The lease.
 
@@ -345,10 +364,17 @@ class Worker:
         except Closed:
             return
         except ConnectionLost as overdue:
-            log.warning("%s", overdue)
+            say("settlements-overdue", "%s", overdue, source=core.source_name)
             return
-        for error in errors:
-            log.warning("a settlement of %r failed; its message comes again: %s", core.source_name, error)
+        if errors:
+            say(
+                "settlements-failed",
+                "%d settlements of %r failed; their messages come again: %s",
+                len(errors),
+                core.source_name,
+                errors[0],
+                source=core.source_name,
+            )
 
     def reopens_after(self, error: BaseException | None) -> bool:
         """Tell whether a run that ended so goes on with a new consumer."""
@@ -380,7 +406,7 @@ class Worker:
 def wait_before_reopening(failures: int, error: BaseException | None) -> float:
     """Return the seconds, at random, until the next attempt to open a consumer that failed, and say so."""
     wait = random.uniform(0.0, _REOPEN.longest_wait(failures))
-    log.warning("the consumer ended and is opened again in %.1f s: %s", wait, error)
+    say("consumer-reopens", "the consumer ended and is opened again in %.1f s: %s", wait, error)
     return wait
 
 
@@ -622,10 +648,13 @@ class ThreadWorkers:
         worker = self.worker
         worker.changed.wake_all()
         if is_stuck and not worker.stopping:
-            log.error(
+            say(
+                "handlers-stuck",
                 "%d handlers of %r have overrun their timeout and not returned; nothing is handled until one does",
                 len(self.overrun),
                 worker.core.source_name,
+                level=logging.ERROR,
+                source=worker.core.source_name,
             )
         worker.batch_failed(deliveries, worker.overdue())
 
@@ -646,8 +675,8 @@ def entered(worker: Worker, deliveries: Sequence[Delivery[Any]]) -> ExitStack:
     for hook in worker.handling_hooks:
         try:
             stack.enter_context(hook(deliveries))
-        except Exception:
-            log.exception("middleware hook %r raised", hook)
+        except Exception as error:  # noqa: BLE001 - the user's
+            say_failed(worker.core.seldom, hook, error)
     return stack
 
 
@@ -663,7 +692,9 @@ def run(worker: Worker, use: Callable[[ConsumerCore], None]) -> None:
     """Run a worker of the synchronous front until it is stopped; `use` gets the consumer of a supervised reopening."""
     failures = 0
     with ExitStack() as stack:
-        is_watched = worker.signals and stack.enter_context(watched(worker.stop, lambda: _overdue_here(worker)))
+        is_watched = worker.signals and stack.enter_context(
+            watched(worker.stop, lambda: _overdue_here(worker), worker.wake)
+        )
         # Before the signals are given back: its last appointment may be a signal.
         stack.callback(worker.clock.close)
         while True:
@@ -750,8 +781,10 @@ def _in_threads(worker: Worker) -> float:
 def say_abandoned(worker: Worker, handlers: int) -> None:
     """Say that handlers did not end in time."""
     if handlers:
-        log.warning(
+        say(
+            "handlers-abandoned",
             "%d handlers of %r have not ended within their time; their messages come again",
             handlers,
             worker.core.source_name,
+            source=worker.core.source_name,
         )

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -98,3 +99,23 @@ def test_the_first_signal_drains() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert asyncio.run(main()) == [b"1"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_signal_that_interrupts_no_wait_is_seen_all_the_same(
+    kind: str, signal_from_another_thread: Callable[[str], threading.Thread]
+) -> None:
+    def handle(delivery: Delivery) -> None:
+        raise AssertionError("nothing was sent")
+
+    async def handle_async(delivery: Delivery) -> None:
+        handle(delivery)
+
+    async def main() -> None:
+        async with unimq.connect_async(URL) as broker, broker.consumer("q") as consumer:
+            sender = signal_from_another_thread("select")
+            await asyncio.wait_for(consumer.run(handle if kind == "plain" else handle_async), 10)
+            sender.join(10)
+
+    asyncio.run(main())
+    assert signal.set_wakeup_fd(-1) == -1

@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -476,6 +477,35 @@ def test_the_first_signal_drains(broker: unimq.Broker, mode: Modes, kind: str) -
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_signal_that_interrupts_no_wait_is_seen_all_the_same(
+    broker: unimq.Broker, mode: Modes, kind: str, signal_from_another_thread: Callable[[str], threading.Thread]
+) -> None:
+    with broker.consumer("q") as consumer:
+        sender = signal_from_another_thread("block_until")
+        consumer.run(as_kind(lambda _: None, kind), **mode)
+        sender.join(10)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_whoever_had_asked_for_signals_hears_of_them_still(
+    broker: unimq.Broker, signal_from_another_thread: Callable[[str], threading.Thread]
+) -> None:
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        writing.settimeout(0)
+        reading.settimeout(10)
+        signal.set_wakeup_fd(writing.fileno())
+        try:
+            with broker.consumer("q") as consumer:
+                sender = signal_from_another_thread("block_until")
+                consumer.run(lambda _: None)
+                sender.join(10)
+            assert reading.recv(1) == bytes([signal.SIGTERM])
+        finally:
+            assert signal.set_wakeup_fd(-1) == writing.fileno()
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_the_second_signal_ends_it_at_once(
     broker: unimq.Broker, mode: Modes, number: signal.Signals, error: type[BaseException]
@@ -621,3 +651,22 @@ def test_a_handler_that_outlives_its_message_is_told_in_the_log(
         consumer.run(handle)
         assert "no longer held" in caplog.text
         assert ready(broker, "q") == (0, 0)
+
+
+def test_a_stop_that_comes_before_its_run_is_not_forgotten(broker: unimq.Broker, kind: str) -> None:
+    send(broker, "q", b"1")
+    handled: list[bytes] = []
+    with broker.consumer("q") as consumer:
+
+        def handle(delivery: Delivery) -> None:
+            handled.append(delivery.body)
+            consumer.stop()
+
+        consumer.stop()
+        consumer.run(as_kind(handle, kind))
+        assert handled == []
+        consumer.run(as_kind(handle, kind))
+        assert handled == [b"1"]
+        send(broker, "q", b"2")
+        consumer.run(as_kind(handle, kind))
+        assert handled == [b"1", b"2"], "a stop that reached its run stops no other"
