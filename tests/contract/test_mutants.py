@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from unimq_contract.mutants import mutants
+from unimq_contract.mutants.around import AROUND
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +36,20 @@ def verdicts() -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(mutants()))
+@pytest.mark.parametrize("name", sorted(name for name, mutant in mutants().items() if mutant.in_memory))
 def test_a_mutant_is_killed_by_each_test_that_claims_it(verdicts: dict[tuple[str, str], str], name: str) -> None:
     mine = {test: verdict for (mutant, test), verdict in verdicts.items() if mutant == name}
     assert mine, "no test claims to kill it"
     assert "killed" in mine.values(), mine
     assert set(mine.values()) <= {"killed", "skipped"}, mine
+
+
+def test_every_mutant_is_made_somewhere() -> None:
+    """Those that memory cannot have, around the brokers that can."""
+    made = {name for names in AROUND.values() for name in names}
+    assert made <= mutants().keys()
+    assert {name for name, mutant in mutants().items() if not mutant.in_memory} <= made
+    assert all(len(set(names)) == len(names) >= 6 for names in AROUND.values())
 
 
 def test_every_mutant_says_what_is_wrong_with_it() -> None:

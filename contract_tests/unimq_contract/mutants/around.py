@@ -14,14 +14,24 @@ _EVERYWHERE = (
     "headers-dropped",
     "lose-some",
     "nack-acks",
+    "password-in-errors",
     "prefetch-ignored",
     "store-twice",
 )
 
+_OF_SERVERS = ("hangs-when-nobody-listens", "outage-looks-like-refusal")
+
 AROUND = {
-    "rabbitmq": (*_EVERYWHERE, "attempt-stuck", "lost-destination-accepted"),
-    "kafka": (*_EVERYWHERE, "subscriptions-compete"),
-    "sqs": (*_EVERYWHERE, "cumulative-ack"),
+    "rabbitmq": (
+        *_EVERYWHERE,
+        *_OF_SERVERS,
+        "attempt-stuck",
+        "lost-destination-accepted",
+        "wrong-credentials-look-like-an-outage",
+        "wrong-credentials-retried",
+    ),
+    "kafka": (*_EVERYWHERE, *_OF_SERVERS, "subscriptions-compete"),
+    "sqs": (*_EVERYWHERE, *_OF_SERVERS, "cumulative-ack"),
     "sqlite": (*_EVERYWHERE, "cumulative-ack", "attempt-stuck", "lost-destination-accepted"),
 }
 """By kind of broker. RabbitMQ itself closes the channel of a cumulative ack, which kills by an error of the broker."""

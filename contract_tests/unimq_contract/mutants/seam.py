@@ -38,11 +38,20 @@ class Mutant:
     """
 
     name: ClassVar[str] = ""
+    in_memory: ClassVar[bool] = True
+    """Whether a broker in this process can have the fault; if not, it is made around real ones only (`around`)."""
     state: ClassVar[defaultdict[str, Any]]
 
     def __init_subclass__(cls) -> None:
         cls.name = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).strip("-")
         cls.state = defaultdict(dict)
+
+    @classmethod
+    def options(cls, real: type[msgspec.Struct]) -> type[msgspec.Struct]:
+        return real
+
+    def connect(self, real: Adapter, url: BrokerURL, options: msgspec.Struct, timeout: float) -> Driver:
+        return real.connect(self.connecting(url), options, timeout=timeout)
 
     def connecting(self, url: BrokerURL) -> BrokerURL:
         return url
@@ -116,13 +125,13 @@ class FaultyAdapter:
 
     def __init__(self, mutant: type[Mutant], real: Adapter, schemes: Sequence[str]) -> None:
         self.schemes = schemes
-        self.options: type[msgspec.Struct] = real.options
+        self.options: type[msgspec.Struct] = mutant.options(real.options)
         self.mutant = mutant
         self.real = real
 
     def connect(self, url: BrokerURL, options: msgspec.Struct, *, timeout: float) -> "FaultyDriver":
         mutant = self.mutant()
-        driver = self.real.connect(mutant.connecting(url), options, timeout=timeout)
+        driver = mutant.connect(self.real, url, options, timeout)
         mutant.opened(driver)
         return FaultyDriver(mutant, driver)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unimq._adapters import load_adapter, register_adapter, unregister_adapter
+from unimq_contract.brokers import BACKENDS
 from unimq_contract.harness import Backend, backend_at
 from unimq_contract.mutants import mutants
 from unimq_contract.mutants.around import AROUND, kind_of
@@ -72,7 +73,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if unknown:
         raise pytest.UsageError(f"--unimq-mutants: unknown {sorted(unknown)}; known: all, {', '.join(known)}")
     backends = backends_of(session.config)
-    real = list(backends) or [backend_at("memory://", stress=1.0, name="memory")]
+    real = list(backends)
+    if not real and not session.config.option.unimq_backends:
+        real = [backend_at("memory://", stress=1.0, name="memory")]
     # The real ones stay known, so that one worker runs all their mutants; no test of theirs is chosen.
     backends[:] = [backend for backend in real if kind_of(backend) != "memory"]
     for backend in real:
@@ -82,7 +85,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _around(backend: Backend) -> list[str]:
     """Return the mutants that make sense at the driver of a backend."""
-    return list(mutants()) if kind_of(backend) == "memory" else list(AROUND[kind_of(backend)])
+    if kind_of(backend) == "memory":
+        return [name for name, mutant in mutants().items() if mutant.in_memory]
+    return list(AROUND[kind_of(backend)])
 
 
 def _mutant(backend: Backend, mutant: type[Mutant]) -> Backend:
@@ -179,11 +184,29 @@ def _wrong(config: pytest.Config) -> list[str]:
     for backend, names in _made(config).items():
         killed = {name for (at, name, _), verdict in found.items() if at == backend and verdict == "killed"}
         wrong += [f"{backend}: {name}: no test kills it" for name in names - killed]
-    return sorted(wrong + [f"{test}: claims to kill no mutant" for test in _barren(config)])
+    wrong += [f"{test}: claims to kill no mutant" for test in _barren(config)]
+    if _is_whole(config):
+        wrong += [f"{test}: kills no mutant of any backend" for test in _unshown(config)]
+    return sorted(wrong)
 
 
 def _barren(config: pytest.Config) -> list[str]:
     return [test for test, count in config.stash[_claims].items() if not count]
+
+
+def _unshown(config: pytest.Config) -> list[str]:
+    """Return the tests that claim mutants and killed none in this run."""
+    killing = {test for (_, _, test), verdict in config.stash[_verdicts].found.items() if verdict == "killed"}
+    return sorted(test for test, count in config.stash[_claims].items() if count and test not in killing)
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Tell whether every mutant is made around every kind of broker, so that each test must show what it can do.
+
+    Some need what only some brokers have: a process that can be frozen, an account, a socket.
+    """
+    kinds = {kind_of(backend.mutant_of) for backend in backends_of(config) if backend.mutant_of is not None}
+    return config.option.unimq_mutants == "all" and kinds >= {"memory", *BACKENDS}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -223,3 +246,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         console.print(table)
     terminalreporter.write(shown.get())
     terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")
+    unshown = _unshown(config)
+    if unshown and not _is_whole(config) and not config.option.keyword:
+        terminalreporter.write_line(
+            f"{len(unshown)} tests kill theirs on other backends only, which a run of all backends must show: "
+            f"{', '.join(unshown)}"
+        )

@@ -1,8 +1,8 @@
 """Principle 2: what is declared works, what is declared unsupported is refused before anything happens."""
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,17 +12,10 @@ from unimq_contract.contract import Contract
 from unimq_contract.guarantees import guarantee
 from unimq_contract.harness import Backend, Connections, Destinations, Harness
 
-FEATURES = [field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature]
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-SEVERAL_WAYS_TO_ASK: dict[str, list[dict[str, object]]] = {
-    "ordering_key": [{"ordering": "key"}],
-    "ttl": [{"ttl": 60}],
-    "lease": [{"lease": 60}],
-    "max_length": [{"max_length": 10}],
-    "drop_oldest": [{"max_length": 10, "overflow": "drop_oldest"}],
-    "dead_letter": [{"dead_letter": True}],
-}
-"""Policies of a queue that need a feature."""
+FEATURES = [field.name for field in fields(unimq.Capabilities) if field.type is unimq.Feature]
 
 
 class CapabilitiesContract(Contract):
@@ -37,29 +30,6 @@ class CapabilitiesContract(Contract):
                 assert feature.alternative, f"{name} does not say what to use instead"
             elif feature.support is unimq.Support.EMULATED:
                 assert feature.note, f"{name} does not say within which limits it is emulated"
-
-    @guarantee("P2")
-    def test_an_unsupported_policy_is_refused_before_anything_is_made(
-        self, broker: unimq.Broker, connect: Connections, destinations: Destinations, subtests: pytest.Subtests
-    ) -> None:
-        looking = connect(declare="false")
-        refused = 0
-        for name, feature in broker.capabilities.features():
-            for destination in self.asking(name, destinations):
-                if feature:
-                    continue
-                refused += 1
-                # Without topics, that is what is said first of whatever a topic is asked for.
-                is_queue = isinstance(destination, unimq.Queue) or broker.capabilities.topics
-                said = name if is_queue else "topics"
-                with subtests.test(name):
-                    with pytest.raises(unimq.Unsupported) as caught:
-                        broker.declare(destination)
-                    self.explains(caught.value, said, getattr(broker.capabilities, said))
-                    with pytest.raises((unimq.NotFound, unimq.Unsupported)):
-                        looking.consumer(destinations.bare(destination))
-        unsupported = [name for name, feature in broker.capabilities.features() if not feature]
-        assert refused >= len([name for name in unsupported if name in SEVERAL_WAYS_TO_ASK])
 
     @guarantee("P2", kills=("delivers-after-close",))
     def test_an_unsupported_call_is_refused_before_anything_happens(
@@ -119,24 +89,6 @@ class CapabilitiesContract(Contract):
                 PROBES[name](connect(url), destinations, impatient)
                 working.append(name)
         assert not working, f"declared unsupported, and works: {', '.join(working)}"
-
-    @staticmethod
-    def asking(feature: str, destinations: Destinations) -> Iterator[unimq.Queue | unimq.Topic | unimq.Subscription]:
-        """Yield destinations that need the feature."""
-        for policy in SEVERAL_WAYS_TO_ASK.get(feature, []):
-            yield destinations.queue(**policy)
-        match feature:
-            case "topics":
-                yield destinations.topic()
-                yield destinations.subscription(destinations.topic(), "audit")
-            case "start_earliest":
-                yield destinations.subscription(destinations.topic(), "audit", start="earliest")
-            case "require_subscription":
-                yield destinations.topic(require_subscription=True)
-            case "ordering_key":
-                yield destinations.topic(ordering="key")
-            case _:
-                pass
 
     @staticmethod
     def explains(error: unimq.Unsupported, name: str, feature: unimq.Feature) -> None:

@@ -329,41 +329,6 @@ class LifeContract(Contract):
 
         assert front.run(scenario()) == numbered(10)
 
-    @pytest.mark.fronts("asyncio")
-    @guarantee("L2", "S5", "S6")
-    def test_a_cancelled_send_keeps_the_accounts(
-        self, backend: Backend, front: Front, queue: unimq.Queue, harness: Harness
-    ) -> None:
-        """The window of one is free again, close waits for the outcome, and no exception stays behind in the loop."""
-        assert isinstance(front, AsyncioFront)
-        stray: list[object] = []
-
-        async def scenario() -> set[bytes]:
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
-            async with unimq.connect_async(backend.url) as broker:
-                async with broker.producer(queue, window=1) as producer:
-                    for body in numbered(5):
-                        sending = asyncio.create_task(producer.send(body))
-                        await asyncio.sleep(0)
-                        sending.cancel()
-                        await asyncio.wait([sending])
-                    await producer.send(b"99999")
-                async with broker.consumer(queue) as consumer:
-                    received: set[bytes] = set()
-                    while b"99999" not in received:
-                        found = await consumer.receive(10, timeout=harness.bounds.within)
-                        assert found, f"only {received} came"
-                        received |= {delivery.body for delivery in found}
-                        consumer.ack(found)
-            return received
-
-        try:
-            received = front.run(scenario())
-        finally:
-            front.loop.set_exception_handler(None)
-        assert received <= {*numbered(5), b"99999"}
-        assert stray == []
-
     @pytest.mark.fronts("sync")
     @guarantee("A5", "A7", "R1", kills=("attempt-stuck",))
     def test_the_messages_of_a_killed_consumer_return(
