@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import msgspec
@@ -32,7 +33,7 @@ from unimq.adapter import (
 
 
 class Mutant:
-    """A fault: what it does at each call of the driver interface. The base class has none.
+    """A fault: what it does at each call of the driver interface, or to the layer above it. The base class has none.
 
     One object per connection. `state` lives as long as the process, per mutant, for faults between connections.
     """
@@ -45,6 +46,11 @@ class Mutant:
     def __init_subclass__(cls) -> None:
         cls.name = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).strip("-")
         cls.state = defaultdict(dict)
+
+    @classmethod
+    def installed(cls) -> AbstractContextManager[None]:
+        """Put the fault into the portable layer, for one test: where an adapter has no part in a guarantee."""
+        return nullcontext()
 
     @classmethod
     def options(cls, real: type[msgspec.Struct]) -> type[msgspec.Struct]:

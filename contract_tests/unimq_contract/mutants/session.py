@@ -5,7 +5,8 @@ has one fault. Around memory that is every mutant there is, around another adapt
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,15 +104,23 @@ def _mutant(backend: Backend, mutant: type[Mutant]) -> Backend:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Put the fault around the adapter of a real broker, for this test; what it started in other processes has none."""
+    """Put the fault in its place for this test; what the test started in other processes has none."""
     backend = _backend(item)
-    if backend is None or backend.in_process:
+    if backend is None:
         return (yield)  # pyright: ignore[reportUnknownVariableType]
+    mutant = mutants()[backend.mutant]
+    with mutant.installed(), nullcontext() if backend.in_process else _around_adapter(backend, mutant):
+        return (yield)  # pyright: ignore[reportUnknownVariableType]
+
+
+@contextmanager
+def _around_adapter(backend: Backend, mutant: type[Mutant]) -> Generator[None]:
+    """Put the fault around the adapter of a real broker."""
     real = load_adapter(kind_of(backend, scheme=True))
-    faulty = cast("Adapter", FaultyAdapter(mutants()[backend.mutant], real, real.schemes))
+    faulty = cast("Adapter", FaultyAdapter(mutant, real, real.schemes))
     register_adapter(faulty)
     try:
-        return (yield)  # pyright: ignore[reportUnknownVariableType]
+        yield
     finally:
         unregister_adapter(faulty)
 
@@ -246,8 +255,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         console.print(table)
     terminalreporter.write(shown.get())
     terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")
-    unshown = _unshown(config)
-    if unshown and not _is_whole(config) and not config.option.keyword:
+    unshown = _unshown(config) if config.option.unimq_mutants == "all" and not config.option.keyword else []
+    if unshown and not _is_whole(config):
         terminalreporter.write_line(
             f"{len(unshown)} tests kill theirs on other backends only, which a run of all backends must show: "
             f"{', '.join(unshown)}"

@@ -122,7 +122,7 @@ class LifeContract(Contract):
             with pytest.raises(unimq.Closed):
                 act()
 
-    @guarantee("L1", "R4", kills=("greets-consumers",))
+    @guarantee("L1", "R4", kills=("close-wakes-nobody",))
     def test_close_wakes_a_waiting_receive(self, connect: Connections, queue: unimq.Queue, harness: Harness) -> None:
         for what in ("consumer", "broker"):
             broker = connect()
@@ -179,7 +179,7 @@ class LifeContract(Contract):
 
     @pytest.mark.fronts("sync")
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-    @guarantee("L2", kills=("greets-consumers", "first-lost"))
+    @guarantee("L2", kills=("child-goes-on-as-parent",))
     def test_a_forked_child_gets_a_clear_error(
         self, connect: Connections, queue: unimq.Queue, backend: Backend, harness: Harness
     ) -> None:

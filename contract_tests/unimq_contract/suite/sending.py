@@ -247,7 +247,7 @@ class SendContract(Contract):
             harness.receive_one(consumer).ack()
             harness.nothing_else(queue, broker, consumer)
 
-    @guarantee("S7", kills=("flush-drops-pending", "headers-dropped"))
+    @guarantee("S7", kills=("buffer-of-the-sender", "headers-of-the-sender"))
     def test_later_changes_of_the_sender_do_not_arrive(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
