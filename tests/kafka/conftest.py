@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from confluent_kafka import Producer
+from unimq_kafka._delayed_sends import OnFailure, OnPartitions
 
 from unimq import Message, UnimqError
 from unimq.adapter import Delivery, Outgoing
@@ -44,6 +45,31 @@ class Outcomes:
     def told(self) -> list[str]:
         """Return the ids of everything reported, in order of the text."""
         return sorted([entry.message.id for entry in self.kept] + [name for name, _ in self.errors])
+
+
+class NoDelays:
+    """For senders that send nothing with a delay."""
+
+    def provide(self, topic: str, deadline: float, found: OnPartitions, failed: OnFailure) -> None:
+        raise AssertionError(topic)
+
+
+class Tiers:
+    """A `Provider` that is asked and answers when the test wants it to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, OnPartitions, OnFailure]] = []
+
+    def provide(self, topic: str, deadline: float, found: OnPartitions, failed: OnFailure) -> None:
+        self.asked.append((topic, found, failed))
+
+    def answer(self, partitions: int | UnimqError) -> None:
+        """Answer the oldest question."""
+        _, found, failed = self.asked.pop(0)
+        if isinstance(partitions, int):
+            found(partitions)
+        else:
+            failed(partitions)
 
 
 class Deliveries:

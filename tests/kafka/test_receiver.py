@@ -243,7 +243,7 @@ def test_a_partition_given_up_during_a_poll_makes_nothing_come_twice(
 
     def poll_and_give_up(self: KafkaReceiver, most: int, timeout: float) -> None:
         poll(self, most, timeout)
-        self._drop([])
+        self._member.drop([])
 
     monkeypatch.setattr(KafkaReceiver, "_poll", poll_and_give_up)
     send(address, topic, numbered(50))
@@ -260,12 +260,12 @@ def test_a_deleted_topic_is_noticed_where_the_client_says_nothing(
     send(address, topic, [b"x"])
     receiver, sink = open_receiver()
     sink.wait_for(1)
-    monkeypatch.setattr(receiver, "_is_topic_missing", lambda: True)
-    receiver._mail.post(lambda: receiver._on_lost(receiver._consumer, []))
+    monkeypatch.setattr(receiver._member, "_is_topic_missing", lambda: True)
+    receiver._mail.post(lambda: receiver._member._on_lost(receiver._member.consumer, []))
     time.sleep(0.1)
     assert sink.end is None
     gone = [TopicPartition(topic, partition) for partition in range(4)]
-    receiver._mail.post(lambda: receiver._on_lost(receiver._consumer, gone))
+    receiver._mail.post(lambda: receiver._member._on_lost(receiver._member.consumer, gone))
     until(lambda: sink.end)
     assert isinstance(sink.end, NotFound)
     assert sink.gone == sink.came

@@ -10,10 +10,20 @@ from unimq_kafka._options import KafkaOptions, producer_settings
 from unimq_kafka._producer import Position, SharedProducer
 from unimq_kafka._sender import KafkaSender
 
-from unimq import InvalidMessage, Message, MessageTooLarge, SendUnknown
+from unimq import (
+    AuthError,
+    ConnectionLost,
+    InvalidMessage,
+    Message,
+    MessageTooLarge,
+    NotFound,
+    SendRejected,
+    SendUnknown,
+    UnimqError,
+)
 from unimq.adapter import Outgoing
 
-from .conftest import Outcomes, outgoing, until
+from .conftest import NoDelays, Outcomes, Tiers, outgoing, until
 
 LIMIT = 10_000
 NOBODY = "127.0.0.1:1"
@@ -47,7 +57,7 @@ def stored(address: str, topic: str) -> list[bytes]:
 
 def test_every_entry_is_reported_once_with_its_position(producer: SharedProducer, address: str, topic: str) -> None:
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     bodies = [b"%03d" % number for number in range(500)]
     for start in range(0, 500, 50):
         sender.submit([outgoing(body) for body in bodies[start : start + 50]])
@@ -61,7 +71,7 @@ def test_every_entry_is_reported_once_with_its_position(producer: SharedProducer
 
 def test_a_bad_entry_harms_no_other(producer: SharedProducer, address: str, topic: str) -> None:
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     cut = Outgoing(Message(b"cut", id="cut", headers={"a\0": "x"}, sent_at=time.time()), time.monotonic() + 20, 3)
     large = Outgoing(Message(bytes(LIMIT), id="large", sent_at=time.time()), time.monotonic() + 20, LIMIT)
     sender.submit([outgoing(b"1"), cut, large, outgoing(b"2")])
@@ -82,7 +92,7 @@ def test_a_success_without_an_offset_is_no_proof(producer: SharedProducer, addre
             return None
 
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     hand_over = producer._hand_over
 
     def pretend(job: object) -> bool:
@@ -100,7 +110,7 @@ def test_a_success_without_an_offset_is_no_proof(producer: SharedProducer, addre
 
 def test_a_full_client_queue_keeps_the_order(producer: SharedProducer, address: str, topic: str) -> None:
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     hand_over, order, refusals = producer._hand_over, list[str](), 20
 
     def refuse(job: object) -> bool:
@@ -122,7 +132,7 @@ def test_a_full_client_queue_keeps_the_order(producer: SharedProducer, address: 
 
 def test_a_broken_down_producer_is_replaced(producer: SharedProducer, address: str, topic: str) -> None:
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     sender.submit([outgoing(b"before")])
     until(lambda: len(sink.kept) == 1)
     broken = producer.native
@@ -137,7 +147,7 @@ def test_a_broken_down_producer_is_replaced(producer: SharedProducer, address: s
 def test_what_its_deadline_finds_without_an_outcome_is_unknown() -> None:
     producer = SharedProducer(producer_settings({"bootstrap.servers": NOBODY, "log_level": 0}, KafkaOptions(), LIMIT))
     sink = Outcomes()
-    sender = KafkaSender(producer, "nowhere", LIMIT, sink)
+    sender = KafkaSender(producer, "nowhere", LIMIT, sink, NoDelays())
     sender.submit([outgoing(b"soon", 0.3), outgoing(b"late")])
     until(lambda: bool(sink.errors), 3)
     assert [(name, type(error)) for name, error in sink.errors] == [("soon", SendUnknown)]
@@ -149,7 +159,7 @@ def test_what_its_deadline_finds_without_an_outcome_is_unknown() -> None:
 
 def test_a_fault_while_reports_are_served_leaves_nobody_waiting(producer: SharedProducer, topic: str) -> None:
     sink = Outcomes()
-    sender = KafkaSender(producer, topic, LIMIT, sink)
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
 
     def fault() -> None:
         del producer._expire  # the instance's own: the class's comes back
@@ -164,4 +174,113 @@ def test_a_fault_while_reports_are_served_leaves_nobody_waiting(producer: Shared
         sink.wait_for(count)
     assert "_expire" not in vars(producer)
     assert len(sink.told()) == count
+    sender.close(5)
+
+
+def delayed(body: bytes, delay: float, seconds: float = 20.0) -> Outgoing:
+    entry = outgoing(body, seconds)
+    entry.message.delay = delay
+    return entry
+
+
+def in_tiers(address: str, topic: str) -> dict[bytes, int]:
+    """Return where the delayed messages wait."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "reader", "log_level": 0, "fetch.wait.max.ms": 10})
+    consumer.assign([TopicPartition(f"{topic}.unimq-delay", partition, 0) for partition in range(4)])
+    found: dict[bytes, int] = {}
+    while (record := consumer.poll(0.5)) is not None:
+        assert record.error() is None
+        found[record.value() or b""] = record.partition() or 0
+    consumer.close()
+    return found
+
+
+def test_delayed_messages_wait_for_their_topic_and_go_to_the_tier_of_their_delay(
+    producer: SharedProducer, address: str, topic: str
+) -> None:
+    sink, tiers = Outcomes(), Tiers()
+    sender = KafkaSender(producer, topic, LIMIT, sink, tiers)
+    sender.submit([delayed(b"half", 0.5), outgoing(b"now"), delayed(b"two", 2.0)])
+    sender.submit([delayed(b"hour", 3600.0)])
+    sink.wait_for(1)
+    assert sink.told() == ["now"]
+    assert [asked[0] for asked in tiers.asked] == [topic]
+    tiers.answer(4)
+    sink.wait_for(4)
+    sender.submit([delayed(b"five", 5.0)])
+    sink.wait_for(5)
+    assert not sink.errors
+    assert not tiers.asked
+    # The mock's topics have four partitions; the third one waits 16 s.
+    assert in_tiers(address, topic) == {b"half": 0, b"two": 1, b"five": 2, b"hour": 3}
+    assert stored(address, topic) == [b"now"]
+    positions = {entry.message.id: entry.position for entry in sink.kept}
+    assert all(isinstance(position, Position) for position in positions.values())
+    assert {name: getattr(position, "topic", "") for name, position in positions.items()} == {
+        "now": topic,
+        **dict.fromkeys(("half", "two", "five", "hour"), f"{topic}.unimq-delay"),
+    }
+    sender.close(5)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(ConnectionLost("no answer"), SendRejected), (AuthError("no right"), AuthError)]
+)
+def test_without_a_topic_of_delays_nothing_is_sent_and_everybody_is_told(
+    producer: SharedProducer, address: str, topic: str, error: UnimqError, kind: type[UnimqError]
+) -> None:
+    sink, tiers = Outcomes(), Tiers()
+    sender = KafkaSender(producer, topic, LIMIT, sink, tiers)
+    sender.submit([delayed(b"a", 1.0), delayed(b"b", 1.0)])
+    tiers.answer(error)
+    assert [(name, type(found)) for name, found in sink.errors] == [("a", kind), ("b", kind)]
+    # The next one asks again.
+    sender.submit([delayed(b"c", 2.0)])
+    tiers.answer(4)
+    sink.wait_for(3)
+    assert in_tiers(address, topic) == {b"c": 1}
+    sender.close(5)
+
+
+def test_what_was_overdue_before_its_topic_was_there_is_not_sent_any_more(
+    producer: SharedProducer, address: str, topic: str
+) -> None:
+    sink, tiers = Outcomes(), Tiers()
+    sender = KafkaSender(producer, topic, LIMIT, sink, tiers)
+    sender.submit([delayed(b"soon", 1.0, seconds=0.2), delayed(b"late", 2.0)])
+    sink.wait_for(1)
+    assert [(name, type(error)) for name, error in sink.errors] == [("soon", SendUnknown)]
+    tiers.answer(4)
+    sink.wait_for(2)
+    assert in_tiers(address, topic) == {b"late": 1}
+    sender.close(5)
+
+
+def test_a_topic_of_delays_that_is_gone_is_asked_for_again(producer: SharedProducer, topic: str) -> None:
+    sink, tiers = Outcomes(), Tiers()
+    sender = KafkaSender(producer, topic, LIMIT, sink, tiers)
+    first = delayed(b"first", 1.0)
+    sender.submit([first])
+    tiers.answer(4)
+    sink.wait_for(1)
+    lost = delayed(b"lost", 1.0)
+    sender.outstanding[lost] = None
+    sender.take_reports([], [(lost, KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))])
+    assert [(name, type(error)) for name, error in sink.errors] == [("lost", NotFound)]
+    sender.submit([delayed(b"again", 1.0)])
+    tiers.answer(4)
+    sink.wait_for(3)
+    assert sink.told() == ["again", "first", "lost"]
+    sender.close(5)
+
+
+def test_the_headers_of_the_delay_count_in_the_size(producer: SharedProducer, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink, Tiers())
+    body = bytes(LIMIT - 150)
+    fits = Outgoing(Message(body, id="fits", sent_at=time.time()), time.monotonic() + 20, LIMIT)
+    large = Outgoing(Message(body, id="large", sent_at=time.time(), delay=1.0), time.monotonic() + 20, LIMIT)
+    sender.submit([fits, large])
+    sink.wait_for(2)
+    assert [(name, type(error)) for name, error in sink.errors] == [("large", MessageTooLarge)]
     sender.close(5)

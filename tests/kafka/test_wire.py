@@ -4,7 +4,17 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from unimq_kafka._wire import decode, encode_headers, encode_key, encode_timestamp, record_size
+from unimq_kafka._wire import (
+    DUE,
+    decode,
+    due_time,
+    encode_delay,
+    encode_headers,
+    encode_key,
+    encode_timestamp,
+    end_of_delay,
+    record_size,
+)
 
 from unimq import InvalidMessage, Message
 
@@ -81,6 +91,27 @@ def test_an_old_message_keeps_its_time_but_not_as_the_timestamp_that_retention_g
     headers = encode_headers(message)
     assert encode_timestamp(message, headers) == pytest.approx(time.time() * 1000, abs=5000)
     assert over_the_wire(message).sent_at == 1_600_000_000.25
+
+
+@pytest.mark.parametrize("age", [0.5, 3600.0])
+def test_after_its_delay_a_message_is_as_if_it_had_had_none(age: float) -> None:
+    message = Message(b"x", id="i", headers={"a": "b", "raw": b"\xff"}, expires_at=2e9, delay=age)
+    message.sent_at = time.time() - age
+    waiting = encode_headers(message)
+    due = encode_delay(message, waiting)
+    # Never before the delay is over, and less than a millisecond after it.
+    assert 0 <= due - (message.sent_at + age) < 0.0011
+    assert due_time(waiting) == due
+    headers, timestamp = end_of_delay(waiting)
+    plain = encode_headers(message)
+    assert timestamp == pytest.approx(encode_timestamp(message, plain), abs=1000)
+    assert headers == plain
+    assert decode(Foreign(b"x", None, headers, (1, timestamp))).sent_at == pytest.approx(message.sent_at, abs=0.0011)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"soon", b"-5", b"\xff"])
+def test_a_foreign_message_among_the_delayed_is_due_at_once(value: bytes | None) -> None:
+    assert due_time([("other", b"1"), (DUE, value)]) == due_time([]) == 0.0
 
 
 def test_a_name_that_the_client_would_cut_is_refused() -> None:

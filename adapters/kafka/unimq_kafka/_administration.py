@@ -1,7 +1,7 @@
 """Topics and groups: what a declaration creates, and what is known about them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _typed_admin
 
-from unimq import AuthError, ConnectionLost, NotFound, UnimqError
+from unimq import AuthError, ConfigError, ConnectionLost, NotFound, UnimqError
 from unimq_kafka._errors import describe, is_final, native_of, request_error
 from unimq_kafka._handles import forget, keep
 from unimq_kafka._options import Settings
@@ -179,12 +179,40 @@ class Administration:
             time.sleep(pause)
         return True
 
+    def topic_settings(self, name: str, timeout: float) -> Mapping[str, str]:
+        """Return the settings of a topic, the broker's defaults among them; nothing if they may not be read."""
+        try:
+            return self._config(_admin.ConfigResource.Type.TOPIC, name, timeout)
+        except (AuthError, ConfigError):
+            return {}
+
     def message_limit(self, name: str, timeout: float) -> int | None:
         """Return the largest batch that the topic takes in bytes, if it may be asked."""
         try:
             return int(self._config(_admin.ConfigResource.Type.TOPIC, name, timeout)["max.message.bytes"])
         except (UnimqError, KeyError, ValueError):
             return None
+
+    def copies(self, name: str, timeout: float) -> int:
+        """Return the number of copies of a topic's partitions."""
+        try:
+            found = self._client.list_topics(topic=name, timeout=timeout).topics[name].partitions
+        except KafkaException as failed:
+            raise request_error(native_of(failed), f"asking {self.where} for topic {name!r}") from failed
+        if not found:
+            raise NotFound(f"topic {name!r} does not exist on {self.where}; declare it first")
+        return min(len(partition.replicas) for partition in found.values())
+
+    def existing(self, names: Sequence[str], timeout: float) -> dict[str, int]:
+        """Return those of these topics that exist and that we may see, with their numbers of partitions."""
+        futures = self._client.describe_topics(TopicCollection([*names]), request_timeout=timeout)
+        result: dict[str, int] = {}
+        for name, future in futures.items():
+            try:
+                result[name] = len(self._result(future, timeout, f"asking for topic {name!r}").partitions)
+            except (NotFound, AuthError):
+                continue
+        return result
 
     def delete_topic(self, name: str, timeout: float) -> None:
         """Delete a topic; a missing one is no error."""

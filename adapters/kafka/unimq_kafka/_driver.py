@@ -25,18 +25,22 @@ from unimq.adapter import (
     unsupported,
 )
 from unimq_kafka._administration import Administration
+from unimq_kafka._delays import Delays
 from unimq_kafka._errors import native_of, request_error
+from unimq_kafka._forwarder import Forwarder
 from unimq_kafka._options import (
     KafkaOptions,
     Settings,
     addresses,
     client_settings,
     consumer_settings,
+    forwarder_settings,
     producer_settings,
 )
 from unimq_kafka._producer import SharedProducer
 from unimq_kafka._receiver import KafkaReceiver
 from unimq_kafka._sender import KafkaSender
+from unimq_kafka._tiers import LONGEST, delay_topic
 
 _DEFAULT_LIMIT = 1_000_000
 """The client's own limit of a message in bytes, for brokers that do not tell theirs."""
@@ -103,6 +107,7 @@ class KafkaDriver:
         self._is_closed = False
         self._receivers: dict[KafkaReceiver, Source] = {}
         self._producers: dict[int, SharedProducer] = {}
+        self._delays = Delays(administration, self._open_forwarder)
         # Here and not at the first send, which would wait for its producer id.
         self._producer = self._producer_for(limit)
         self.capabilities = _capabilities(protocol, limit)
@@ -162,12 +167,17 @@ class KafkaDriver:
                 receiver.end(error, max(0.0, deadline - time.monotonic()))
         if isinstance(destination, Subscription):
             groups = [queue_of(destination).name]
-        elif isinstance(destination, Topic):
-            self._admin.delete_topic(destination.name, timeout)
-            groups = self._admin.groups_with_prefix(f"{destination.name}--", timeout)
         else:
+            delays = delay_topic(destination.name)
+            self._delays.end(destination.name, max(0.0, deadline - time.monotonic()))
+            # Before its destination, so that nothing more is forwarded there.
+            if self._admin.find_partitions(delays, timeout) is not None:
+                self._admin.delete_topic(delays, timeout)
             self._admin.delete_topic(destination.name, timeout)
-            groups = [destination.name]
+            if isinstance(destination, Topic):
+                groups = [*self._admin.groups_with_prefix(f"{destination.name}--", timeout), delays]
+            else:
+                groups = [destination.name, delays]
         patience = min(deadline, time.monotonic() + _GROUP_PATIENCE)
         for group in groups:
             while not self._admin.delete_group(group, timeout):
@@ -181,12 +191,18 @@ class KafkaDriver:
     def purge(self, source: Source, *, timeout: float) -> int | None:
         """See `unimq.adapter.Driver.purge`."""
         group, topic = queue_of(source).name, _topic_of(source)
-        ends, dropped = self._backlog(source, timeout)
+        ends, dropped = self._backlog(group, topic, timeout)
         if isinstance(source, Subscription):
             # The records belong to the other subscriptions as well: only the group moves on.
             if not self._admin.commit(group, topic, ends, timeout):
                 raise DeclarationConflict(f"subscription {source.name!r} has consumers; close them to purge it")
         else:
+            delays = delay_topic(topic)
+            if self._admin.find_partitions(delays, timeout) is not None:
+                delay_ends, delayed = self._backlog(delays, delays, timeout)
+                self._admin.delete_records(delays, delay_ends, timeout)
+                self._delays.forget_waiting(topic)
+                dropped += delayed
             self._admin.delete_records(topic, ends, timeout)
             for receiver, its_source in list(self._receivers.items()):
                 if _is_part_of(its_source, source):
@@ -195,12 +211,15 @@ class KafkaDriver:
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
-        _, ready = self._backlog(source, timeout)
-        return Stats(ready=ready, consumers=self._admin.members(queue_of(source).name, timeout), exact=False)
-
-    def _backlog(self, source: Source, timeout: float) -> tuple[dict[int, int], int]:
-        """Return the end offsets, and how many messages the commits of the group say are not done."""
         group, topic = queue_of(source).name, _topic_of(source)
+        delays, delayed = delay_topic(topic), 0
+        if self._admin.find_partitions(delays, timeout) is not None:
+            _, delayed = self._backlog(delays, delays, timeout)
+        _, ready = self._backlog(group, topic, timeout)
+        return Stats(ready=ready, delayed=delayed, consumers=self._admin.members(group, timeout), exact=False)
+
+    def _backlog(self, group: str, topic: str, timeout: float) -> tuple[dict[int, int], int]:
+        """Return the end offsets, and how many messages the commits of the group say are not done."""
         committed = self._admin.committed(group, topic, timeout)
         first = self._admin.offsets(topic, end=False, timeout=timeout)
         ends = self._admin.offsets(topic, end=True, timeout=timeout)
@@ -229,7 +248,7 @@ class KafkaDriver:
         # An answer shows that the leaders of a new topic know that they lead; before, they refuse the first batch, and
         # the producer has to find out whether it is stored.
         self._admin.offsets(topic, end=True, timeout=timeout)
-        return KafkaSender(producer, topic, limit, sink)
+        return KafkaSender(producer, topic, limit, sink, self._delays)
 
     def _producer_for(self, limit: int) -> SharedProducer:
         """Return the producer whose batches fit in a topic with this limit: nearly always the one of all."""
@@ -252,11 +271,25 @@ class KafkaDriver:
             is_ordered=queue_of(source).ordering == "key",
             find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
             is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
+            share=self._delays.join(topic),
         )
         with self._lock:
             self._receivers = {r: s for r, s in self._receivers.items() if not r.is_over}
             self._receivers[receiver] = source
         return receiver
+
+    def _open_forwarder(self, topic: str, partitions: int) -> Forwarder:
+        """Open a forwarder of the delayed messages of a topic; called by the thread of `_delays`."""
+        delays = delay_topic(topic)
+        settings = consumer_settings(self._settings, self._options, delays, self._protocol, 1)
+        return Forwarder(
+            forwarder_settings(settings),
+            topic,
+            self._producer_for(self._admin.message_limit(topic, _LOOK) or self._limit),
+            partitions=partitions,
+            find_topic_id=lambda: self._admin.topic_id(delays, _LOOK),
+            is_topic_missing=lambda: self._admin.is_missing(delays, _LOOK),
+        )
 
     def close(self, timeout: float) -> None:
         """See `unimq.adapter.Driver.close`."""
@@ -265,6 +298,7 @@ class KafkaDriver:
                 return
             self._is_closed = True
         deadline = time.monotonic() + timeout
+        self._delays.close(deadline)
         for producer in self._producers.values():
             producer.close(deadline)
         self._admin.close()
@@ -294,7 +328,10 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         ordering_key=emulated(
             "a key has one partition, as long as their number stays; the consumer hands out one message of it at a time"
         ),
-        delay=unsupported("Kafka delivers at once", "nack(delay) on receipt"),
+        delay=emulated(
+            "a topic of delays, whose messages are forwarded by consumers of the queue or topic; without any they wait"
+        ),
+        max_delay=LONGEST,
         ttl=emulated("checked at delivery; the record stays until the topic's retention ends"),
         nack_delay=emulated("waits in the consumer; delay and attempts are lost when it ends or loses the partition"),
         lease=lease,

@@ -50,6 +50,7 @@ _MEANINGS: dict[type[UnimqError], tuple[int, ...]] = {
         KafkaError._INVALID_ARG,
     ),
 }
+_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
 _TABLE = {code: kind for kind, codes in _MEANINGS.items() for code in codes}
 """Codes of refusal only. Whatever is not here is a broker or connection that did not answer as it should."""
 
@@ -60,6 +61,11 @@ def is_final(error: KafkaError) -> bool:
     The client itself retries for ever, and reports such a message or request as timed out.
     """
     return _TABLE.get(error.code()) is AuthError
+
+
+def is_missing(error: KafkaError) -> bool:
+    """Tell whether a topic or partition was not found."""
+    return error.code() in _MISSING
 
 
 def native_of(exception: KafkaException) -> KafkaError:

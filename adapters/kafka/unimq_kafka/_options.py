@@ -98,6 +98,19 @@ def producer_settings(shared: Settings, options: KafkaOptions, limit: int) -> Se
     }
 
 
+def forwarder_settings(consumer: Settings) -> Settings:
+    """Return the settings of a consumer that holds most of what it reads back, from those of another one.
+
+    It often stops fetching a partition, and what the client has prefetched of it then is fetched again.
+    """
+    return {
+        **consumer,
+        "fetch.message.max.bytes": 262_144,
+        "queued.max.messages.kbytes": 4_096,
+        "queued.min.messages": 2_000,
+    }
+
+
 def consumer_settings(shared: Settings, options: KafkaOptions, group: str, protocol: str, prefetch: int) -> Settings:
     """Return the settings of a member of `group`."""
     settings: Settings = {

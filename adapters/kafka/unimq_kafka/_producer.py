@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,7 +16,6 @@ from unimq.adapter import Outgoing
 from unimq_kafka._errors import describe, native_of
 from unimq_kafka._handles import forget, keep
 from unimq_kafka._options import Settings
-from unimq_kafka._wire import WireHeaders
 
 log = logging.getLogger("unimq.kafka")
 
@@ -26,16 +26,20 @@ _PURGE_PATIENCE = 5.0
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where a message is stored: the position in its `Receipt`."""
+    """Where a message is stored: the position in its `Receipt`. A delayed one is in the topic of delays at first."""
 
     partition: int
     offset: int
+    topic: str = ""
 
 
 class ReportTaker(Protocol):
     """What the producer needs of a sender."""
 
-    outstanding: dict[Outgoing, None]
+    @property
+    def outstanding(self) -> Mapping[Outgoing, object]:
+        """What the sender still waits for."""
+        ...
 
     def take_reports(self, stored: list[Outgoing], failed: list[tuple[Outgoing, KafkaError]]) -> None: ...
     def fail_all(self, text: str) -> None: ...
@@ -49,8 +53,10 @@ class Job(msgspec.Struct, eq=False):
     entry: Outgoing
     topic: str
     key: bytes | None
-    headers: WireHeaders
+    headers: Sequence[tuple[str, bytes | None]]
     timestamp: int
+    partition: int = -1
+    """By default the one of the key."""
 
 
 class SharedProducer:
@@ -116,6 +122,7 @@ class SharedProducer:
                 job.topic,
                 job.entry.message.body,
                 job.key,
+                job.partition,
                 on_delivery=partial(self._on_report, job),
                 timestamp=job.timestamp,
                 headers=job.headers,  # type: ignore[arg-type] # the parameter wants a wider, invariant list
@@ -148,7 +155,7 @@ class SharedProducer:
     def _on_report(self, job: Job, error: KafkaError | None, record: Record) -> None:
         if error is None:
             offset = record.offset()
-            job.entry.position = None if offset is None else Position(record.partition() or 0, offset)
+            job.entry.position = None if offset is None else Position(record.partition() or 0, offset, job.topic)
         self._reports.append((job, error))
 
     def _on_error(self, error: KafkaError) -> None:

@@ -129,6 +129,11 @@ class PartitionProgress(Generic[H]):
         self._sent: dict[tuple[int, str], int] = {}
 
     @property
+    def head(self) -> int:
+        """The oldest unfinished offset; `next` if there is none."""
+        return self._order[0] if self._order else self.next
+
+    @property
     def span(self) -> int:
         """Offsets from the oldest unfinished one to the last received."""
         return self.next - self._order[0] if self._order else 0

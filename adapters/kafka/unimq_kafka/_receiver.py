@@ -1,8 +1,7 @@
 """Receiving from one topic as a member of one group: one thread owns the client's consumer, as it wants to be owned.
 
 The thread polls in slices, since nothing can wake a poll. Settlements come to it through a mailbox and change the
-`PartitionProgress` of their partition; what is done is committed a few times a second, at every barrier, before a
-partition is given up, and at the end.
+`PartitionProgress` of their partition, which its `Member` of the group commits, at every barrier among other times.
 """
 
 import heapq
@@ -11,18 +10,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
-from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
+from unimq import ConnectionLost, LeaseLost, UnimqError
 from unimq.adapter import Delivery, DeliverySink, Lanes, Mailbox
-from unimq_kafka._errors import describe, is_final, native_of, request_error
-from unimq_kafka._handles import forget, keep
+from unimq_kafka._delays import Share
+from unimq_kafka._member import Member
 from unimq_kafka._options import Settings
-from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress, decode_metadata
+from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress
 from unimq_kafka._wire import decode
 
 log = logging.getLogger("unimq.kafka")
@@ -34,8 +32,8 @@ _SLICE = 0.02
 """Seconds of one poll: so long a command waits at most (an idle consumer costs 0.6 % of a core)."""
 _LARGEST_FETCH = 500
 """Messages that are decoded and delivered at once."""
-_COMMIT_INTERVAL = 0.2
-"""Seconds between commits, if no barrier asks for one."""
+_PATIENCE_FOR_MAIL = 0.2
+"""Seconds to wait for settlements before the client is polled again, while there is no room for messages."""
 _PATIENCE_WHEN_FULL = 0.5
 """Seconds to wait for settlements before fetching is paused, so that polling can go on. Pausing drops what the client
 has prefetched, hence rarely; not polling holds up the rebalances of the group, hence not for long."""
@@ -47,10 +45,6 @@ _MOST_PARKED = 10_000
 """Nacked messages that wait here for their delay, beyond which no new ones are fetched (L5)."""
 _DRAIN = 1.0
 """Seconds that a revoked partition is held for its messages in work to be settled, so that nobody does them twice."""
-_PROOF = 5.0
-"""Seconds within which the commit of a partition that is given up is confirmed."""
-_READ_COMMITTED = 30.0
-"""Seconds to try to read what was done in a new partition."""
 
 
 class KafkaReceiver:
@@ -66,17 +60,16 @@ class KafkaReceiver:
         is_ordered: bool,
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
+        share: Share | None = None,
     ) -> None:
         self._topic = topic
+        self._share = share
+        """Its part in the forwarding of delayed messages."""
         self._sink = sink
         self._prefetch = prefetch
         self._is_ordered = is_ordered
         self._lanes: dict[Progress, Lanes] = {}
         """Of each partition, if messages of one key are to be in work one at a time (O1)."""
-        self._find_topic_id = find_topic_id
-        self._is_topic_missing = is_topic_missing
-        self._is_topic_in_doubt = False
-        self._is_classic = settings["group.protocol"] == "classic"
         self._wakeup = threading.Event()
         self._mail: Mailbox[Sequence[Delivery] | Callable[[], None]] = Mailbox(self._wakeup.set)
         self._is_paused = False  # any thread
@@ -84,10 +77,6 @@ class KafkaReceiver:
         self._close_by = 0.0  # set before `_is_closing`
         self.is_over = False  # set by the owner as its last act
         self._late_lock = threading.Lock()
-        self._end: UnimqError | None = None
-        self._partitions: dict[int, Progress] = {}
-        self._stopped: set[int] = set()
-        """Partitions that the client is told not to fetch."""
         self._unsettled = 0
         self._full_since = 0.0
         self._waits_paused = False
@@ -98,13 +87,12 @@ class KafkaReceiver:
         self._parked: list[tuple[float, int, Delivery]] = []
         self._numbers = itertools.count()
         self._ready_first = False
-        self._commits_under_way = 0
-        self._next_commit = 0.0
         self._barriers: list[tuple[Barrier, dict[Progress, int]]] = []
         self._late = 0
         """Settlements that came after their partition had gone, and were told to no barrier yet."""
-        self._consumer = Consumer({**settings, "error_cb": self._on_error, "on_commit": self._on_commit})
-        keep(self._consumer)
+        self._member: Member[Delivery] = Member(
+            settings, topic, self, find_topic_id=find_topic_id, is_topic_missing=is_topic_missing
+        )
         self._thread = threading.Thread(target=self._run, name=f"unimq-kafka-{topic}", daemon=True)
         self._thread.start()
 
@@ -151,35 +139,37 @@ class KafkaReceiver:
             self._close_by = time.monotonic() + timeout
             self._is_closing = True
             self._wakeup.set()
+        if self._share is not None:
+            # Both leave their groups at the same time.
+            self._share.end(self._close_by)
         self._thread.join(timeout)
         if self._thread.is_alive():
             log.warning("the consumer of %r did not leave its group within %g s", self._topic, timeout)
+        if self._share is not None:
+            self._share.wait(max(0.0, self._close_by - time.monotonic()))
 
     # The owner thread.
 
     def _run(self) -> None:
         error: UnimqError | None = None
         try:
-            self._consumer.subscribe(
-                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
-            while not self._is_closing and self._end is None:
+            self._member.join()
+            while not self._is_closing and self._member.end is None:
                 self._read_mail()
                 self._step()
-            if self._end is None:
-                self._leave()
-            else:
-                error = self._end
+            error = self._member.end
+            if error is None:
+                self._read_mail()
+                self._member.leave(self._close_by)
         except Exception as fault:
             log.exception("the consumer of %r ended", self._topic)
             error = ConnectionLost(f"the consumer of {self._topic!r} ended by an unexpected error: {fault!r}")
             error.__cause__ = fault
         finally:
-            self._drop(list(self._partitions.values()))
+            self._member.drop(list(self._member.partitions.values()))
             if error is not None:
                 self._sink.failed(error)
-            self._consumer.close()
-            forget(self._consumer)
+            self._member.close()
             self.is_over = True
             self._answer_late_mail()
 
@@ -197,9 +187,9 @@ class KafkaReceiver:
             self._fill(room)
         else:
             self._wait_for_room(now)
-        self._commit_if_due()
-        if self._is_topic_in_doubt:
-            self._look_for_topic()
+        if self._member.commit_if_due() and self._member.stopped and not self._waits_paused:
+            self._apply_stops()
+        self._member.look_if_in_doubt()
 
     def _fill(self, room: int) -> None:
         """Deliver new messages and those to be redelivered in turn, so that neither kind starves the other (D1)."""
@@ -231,59 +221,41 @@ class KafkaReceiver:
         elif now - self._full_since >= _PATIENCE_WHEN_FULL:
             self._waits_paused = True
             self._apply_stops()
-        elif self._commits_under_way and len(self._fresh) < _MOST_AHEAD:
+        elif self._member.commits_under_way and len(self._fresh) < _MOST_AHEAD:
             self._wakeup.wait(_GLANCE)
             self._wakeup.clear()
             self._poll(1, 0)
         else:
-            self._wakeup.wait(_COMMIT_INTERVAL)
+            self._wakeup.wait(_PATIENCE_FOR_MAIL)
             self._wakeup.clear()
 
     def _poll(self, most: int, timeout: float) -> None:
         """Let the client call back, and take at most so many new messages."""
-        first = self._consumer.poll(timeout)
-        if first is None:
-            return
-        self._take_record(first)
-        if most > 1:
-            for record in self._consumer.consume(most - 1, 0):
-                self._take_record(record)
+        self._member.poll(most, timeout, self._take_record)
 
     def _take_record(self, record: Record) -> None:
-        error = record.error()
-        if error is not None:
-            self._on_record_error(error)
-            return
         partition, offset = record.partition(), record.offset()
         if partition is None or offset is None:
             return
-        progress = self._partitions.get(partition)
+        progress = self._member.progress_at(partition, offset)
         if progress is None:
             return
-        if offset < progress.next:
-            # The topic was made again, or lost its end: what we know of the partition is about other messages.
-            self._drop([progress])
-            progress = self._partitions[partition] = Progress(partition, self._find_topic_id(), offset, set())
         if progress.receive(offset):
             delivery = Delivery(decode(record), 1, (progress, offset), self._sink, record)
             if not self._is_ordered or self._lanes.setdefault(progress, Lanes()).admit(delivery):
                 self._fresh.append(delivery)
-        if progress.span >= SPAN_LIMIT and partition not in self._stopped:
+        if progress.span >= SPAN_LIMIT and partition not in self._member.stopped:
             self._apply_stops()
 
     def _apply_stops(self) -> None:
         """Have the client fetch what it may: nothing while all waits, and no partition too far ahead of its head."""
-        wanted = {
-            partition
-            for partition, progress in self._partitions.items()
-            if self._waits_paused or progress.span >= SPAN_LIMIT
-        }
-        stop, go = wanted - self._stopped, (self._stopped & self._partitions.keys()) - wanted
-        if stop:
-            self._consumer.pause([TopicPartition(self._topic, partition) for partition in stop])
-        if go:
-            self._consumer.resume([TopicPartition(self._topic, partition) for partition in go])
-        self._stopped = wanted
+        self._member.stop_fetching(
+            {
+                partition
+                for partition, progress in self._member.partitions.items()
+                if self._waits_paused or progress.span >= SPAN_LIMIT
+            }
+        )
 
     def _forget_waiting(self) -> None:
         for delivery in (behind for lanes in self._lanes.values() for behind in lanes.forget_waiting()):
@@ -297,9 +269,7 @@ class KafkaReceiver:
         self._fresh.clear()
         self._ready.clear()
         self._parked.clear()
-        # The client drops what it has prefetched of a partition that is paused.
-        self._consumer.pause([TopicPartition(self._topic, partition) for partition in self._partitions])
-        self._stopped = set(self._partitions)
+        self._member.forget_prefetched()
         self._apply_stops()
 
     # Settlements.
@@ -337,12 +307,13 @@ class KafkaReceiver:
 
     def _add_barrier(self, done: Barrier) -> None:
         # Only what is acked and not in a confirmed commit is waited for; the rest is certain already.
-        wanted = {p: p.acked for p in self._partitions.values() if p.acked > p.proven}
+        wanted = {p: p.acked for p in self._member.partitions.values() if p.acked > p.proven}
         self._barriers.append((done, wanted))
-        self._next_commit = 0.0
-        self._lift_barriers()
+        self._member.commit_soon()
+        self.committed()
 
-    def _lift_barriers(self) -> None:
+    def committed(self) -> None:
+        """Answer the barriers whose acks are in a confirmed commit, or are lost; see also `_member.Owner`."""
         waiting: list[tuple[Barrier, dict[Progress, int]]] = []
         for done, wanted in self._barriers:
             if all(progress.over or progress.proven >= acked for progress, acked in wanted.items()):
@@ -368,163 +339,37 @@ class KafkaReceiver:
                 else:
                     self._late += len(item)
 
-    # Commits.
+    # `_member.Owner`, called in the owner thread.
 
-    def _commit_if_due(self) -> None:
-        now = time.monotonic()
-        if self._commits_under_way or now < self._next_commit:
-            return
-        changed = [progress for progress in self._partitions.values() if progress.dirty]
-        if changed:
-            self._next_commit = now + _COMMIT_INTERVAL
-            self._commit(changed)
-            if self._stopped and not self._waits_paused:
-                self._apply_stops()
-
-    def _commit(self, changed: Iterable[Progress]) -> list[TopicPartition]:
-        """Start one commit; its answer comes to `_on_commit`."""
-        offsets: list[TopicPartition] = []
-        for progress in changed:
-            offset, metadata = progress.commit_point()
-            offsets.append(TopicPartition(self._topic, progress.partition, offset, metadata))
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-            self._commits_under_way += 1
-        except KafkaException as failed:
-            self._commit_failed(native_of(failed), offsets)
-        return offsets
-
-    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """The client's callback, from within `poll`, `consume` and `close`."""
-        self._commits_under_way -= 1
-        for committed in offsets:
-            failure = error or committed.error
-            progress = self._partitions.get(committed.partition)
-            if failure:
-                self._commit_failed(failure, [committed])
-            elif progress is not None:
-                progress.committed(committed.offset, committed.metadata)
-        self._lift_barriers()
-
-    def _commit_failed(self, error: KafkaError, offsets: list[TopicPartition]) -> None:
-        """Try again later: a commit that crosses a rebalance or a lost coordinator fails as a matter of course."""
-        log.debug("commit of %r failed: %s", self._topic, describe(error))
-        for failed in offsets:
-            progress = self._partitions.get(failed.partition)
-            if progress is not None:
-                progress.dirty = True
-                if error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
-                    progress.with_map = False
-                elif error.code() in _MISSING:
-                    self._is_topic_in_doubt = True
-        self._next_commit = time.monotonic() + _COMMIT_INTERVAL
-
-    def _prove(self, unproven: list[Progress], deadline: float) -> None:
-        """Commit, and read it back on the same connection, so that it is certain before anything else happens (A1)."""
-        while unproven:
-            offsets = self._commit(unproven)
-            found: dict[int, TopicPartition] = {}
-            try:
-                left = max(0.01, deadline - time.monotonic())
-                for committed in self._consumer.committed(offsets, timeout=min(left, 1.0)):
-                    found[committed.partition] = committed
-            except KafkaException as failed:
-                log.debug("reading the commit of %r failed: %s", self._topic, failed)
-            missing: list[Progress] = []
-            for progress in unproven:
-                answer = found.get(progress.partition)
-                if answer is None or not progress.committed(answer.offset, answer.metadata):
-                    progress.dirty = True
-                    missing.append(progress)
-            if missing:
-                # The answers to the commits, which would say it, are not seen here.
-                self._look_for_topic()
-                if self._end is not None or time.monotonic() >= deadline:
-                    break
-                time.sleep(_SLICE)
-            unproven = missing
-        self._lift_barriers()
-
-    # Assignments. The client calls these from within `poll`, `consume` and `close`, in the owner thread.
-
-    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        if not assigned:
-            return
-        # It may have been deleted and made again since the last time.
-        topic_id = self._find_topic_id()
-        start: list[TopicPartition] = []
-        for new in self._read_committed(assigned):
-            offset, done = new.offset, set[int]()
-            if offset >= 0:
-                is_ours, done = decode_metadata(new.metadata, topic_id, offset)
-                if not is_ours:
-                    # Of a topic of the same name that was deleted.
-                    offset = 0
-            self._partitions[new.partition] = Progress(new.partition, topic_id, max(offset, -1), done)
-            start.append(TopicPartition(self._topic, new.partition, offset))
-        # All at once: a fetch that is under way for some of them keeps the others waiting.
-        consumer.incremental_assign(start)
-        self._stopped -= self._partitions.keys() & {new.partition for new in assigned}
+    def assigned(self) -> None:
+        """See `_member.Owner.assigned`."""
         self._apply_stops()
 
-    def _read_committed(self, assigned: list[TopicPartition]) -> list[TopicPartition]:
-        """Return where the group is in new partitions; without an answer the client reads the offsets alone."""
-        wanted = [TopicPartition(self._topic, new.partition) for new in assigned]
-        deadline = time.monotonic() + _READ_COMMITTED
-        while time.monotonic() < deadline and not self._is_closing:
-            try:
-                found = self._consumer.committed(wanted, timeout=2.0)
-            except KafkaException as failed:
-                log.debug("reading the commits of %r failed: %s", self._topic, failed)
-            else:
-                if not any(committed.error for committed in found):
-                    for committed in found:
-                        # Where nothing is committed the topic is read from its beginning; without asking where that
-                        # is, which takes as long as a fetch, since offset 0 is that or leads there.
-                        committed.offset = max(committed.offset, 0)
-                    return found
-            time.sleep(_SLICE)
-        if not self._is_closing:
-            log.warning("could not read what is done in %r; some of it may come again", self._topic)
-        return wanted
+    def is_closing(self) -> bool:
+        """See `_member.Owner.is_closing`."""
+        return self._is_closing
 
-    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
-        leaving = self._known(revoked)
-        if not leaving:
-            return
-        # Nothing new is delivered meanwhile, as this is the thread that delivers.
+    def revoking(self, leaving: Sequence[Progress]) -> None:
+        """See `_member.Owner.revoking`: nothing is delivered meanwhile, as this is the thread that delivers."""
         until = time.monotonic() + _DRAIN
         self._read_mail()
-        while any(progress.held for progress in leaving) and not self._is_closing and self._end is None:
+        while any(progress.held for progress in leaving) and not self._is_closing and self._member.end is None:
             left = until - time.monotonic()
             if left <= 0:
                 break
             self._wakeup.wait(left)
             self._wakeup.clear()
             self._read_mail()
-        self._prove([p for p in leaving if p.dirty or p.acked > p.proven], time.monotonic() + _PROOF)
-        self._drop(leaving)
-        self._is_topic_in_doubt = not self._partitions
 
-    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
-        self._drop(self._known(lost))
-        self._is_topic_in_doubt = not self._partitions
-
-    def _known(self, partitions: list[TopicPartition]) -> list[Progress]:
-        return [self._partitions[gone.partition] for gone in partitions if gone.partition in self._partitions]
-
-    def _drop(self, gone: list[Progress]) -> None:
-        """End the epoch of partitions: what is held of them is lost, what waits here is forgotten (A6)."""
+    def dropped(self, gone: Sequence[Progress]) -> None:
+        """See `_member.Owner.dropped`: what is held of them is lost, what waits here is forgotten (A6)."""
         lost: list[Delivery] = []
         for progress in gone:
-            progress.over = True
             self._late += progress.acked - progress.proven
             lost += progress.held.values()
             self._unsettled -= len(progress.held)
             progress.held.clear()
-            del self._partitions[progress.partition]
             self._lanes.pop(progress, None)
-            self._stopped.discard(progress.partition)
         # In place: this is also called from within a poll, by code that goes on to work with them.
         for waiting in (self._fresh, self._ready):
             kept = [delivery for delivery in waiting if not _token(delivery)[0].over]
@@ -534,48 +379,12 @@ class KafkaReceiver:
         heapq.heapify(self._parked)
         if lost:
             self._sink.lost(lost)
-        self._lift_barriers()
+        self.committed()
 
     # The end.
 
-    def _leave(self) -> None:
-        """Commit what was settled, bounded by the time to close."""
-        self._read_mail()
-        deadline = min(time.monotonic() + _PROOF, self._close_by)
-        self._prove([p for p in self._partitions.values() if p.dirty or p.acked > p.proven], deadline)
-        if self._is_classic:
-            # The coordinator answers nothing to a member that waits for the others to join, and the leave of a client
-            # that ends meanwhile is lost: its group would stand still for the session timeout. An answer is proof.
-            try:
-                self._consumer.committed(
-                    [TopicPartition(self._topic, 0)], timeout=max(0.1, deadline - time.monotonic())
-                )
-            except KafkaException as failed:
-                log.debug("leaving the group of %r without an answer: %s", self._topic, failed)
-
     def _end_with(self, error: UnimqError) -> None:
-        self._end = error
-
-    def _on_error(self, error: KafkaError) -> None:
-        """The client's callback for what concerns no message. It repairs connections itself."""
-        log.debug("consumer of %r: %s", self._topic, describe(error))
-        if error.fatal() or is_final(error):
-            self._end = request_error(error, f"the consumer of {self._topic!r} ended")
-
-    def _on_record_error(self, error: KafkaError) -> None:
-        if error.code() in _MISSING:
-            self._is_topic_in_doubt = True
-        else:
-            self._on_error(error)
-
-    def _look_for_topic(self) -> None:
-        """End if the topic was deleted, which the client does not say: it only has no partitions any more."""
-        self._is_topic_in_doubt = False
-        if self._is_topic_missing():
-            self._end = self._end or NotFound(f"the topic {self._topic!r} does not exist any more")
-
-
-_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
+        self._member.end = error
 
 
 def _token(delivery: Delivery) -> tuple[Progress, int]:

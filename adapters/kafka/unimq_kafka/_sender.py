@@ -1,15 +1,18 @@
 """Sending to one topic through the shared producer."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 from confluent_kafka import KafkaError, KafkaException
 
-from unimq import InvalidMessage, MessageTooLarge, SendUnknown, UnimqError
-from unimq.adapter import OutcomeSink, Outgoing
-from unimq_kafka._errors import native_of, send_error
+from unimq import AuthError, InvalidMessage, MessageTooLarge, NotFound, SendRejected, SendUnknown, UnimqError
+from unimq.adapter import Message, OutcomeSink, Outgoing
+from unimq_kafka._delayed_sends import DelayedSends, Provider
+from unimq_kafka._errors import is_missing, native_of, send_error
 from unimq_kafka._producer import Job, SharedProducer
-from unimq_kafka._wire import encode_headers, encode_key, encode_timestamp, record_size
+from unimq_kafka._tiers import delay_topic
+from unimq_kafka._wire import WireHeaders, encode_delay, encode_headers, encode_key, encode_timestamp, record_size
 
 
 class KafkaSender:
@@ -20,7 +23,7 @@ class KafkaSender:
 
     is_immediate = False
 
-    def __init__(self, producer: SharedProducer, topic: str, limit: int, sink: OutcomeSink) -> None:
+    def __init__(self, producer: SharedProducer, topic: str, limit: int, sink: OutcomeSink, provider: Provider) -> None:
         self.outstanding: dict[Outgoing, None] = {}
         self._producer = producer
         self._topic = topic
@@ -28,6 +31,8 @@ class KafkaSender:
         self._sink = sink
         self._drained = threading.Event()
         self._is_closing = False
+        self._delay_topic = delay_topic(topic)
+        self._delayed = DelayedSends(producer, topic, provider, self._refuse)
         producer.attach(self)
 
     def submit(self, entries: Sequence[Outgoing]) -> None:
@@ -39,11 +44,14 @@ class KafkaSender:
             try:
                 key = encode_key(message.key)
                 headers = encode_headers(message)
+                if message.delay:
+                    due = encode_delay(message, headers)
+                    self._check_size(message, key, headers)
+                    outstanding[entry] = None
+                    self._delayed.send(Job(self, entry, self._delay_topic, key, headers, int(time.time() * 1000)), due)
+                    continue
                 timestamp = encode_timestamp(message, headers)
-                size = record_size(message.body, key, headers)
-                if size > self._limit:
-                    text = f"message {message.id} to {self._topic!r} is {size} bytes with headers and framing"
-                    raise MessageTooLarge(f"{text}; the topic takes {self._limit}", message_id=message.id)
+                self._check_size(message, key, headers)
                 outstanding[entry] = None
                 self._producer.produce(Job(self, entry, self._topic, key, headers, timestamp))
             except KafkaException as error:
@@ -58,6 +66,12 @@ class KafkaSender:
         for entry, refusal in refused:
             outstanding.pop(entry, None)
             self._sink.failed((entry,), refusal)
+
+    def _check_size(self, message: Message, key: bytes | None, headers: WireHeaders) -> None:
+        size = record_size(message.body, key, headers)
+        if size > self._limit:
+            text = f"message {message.id} to {self._topic!r} is {size} bytes with headers and framing"
+            raise MessageTooLarge(f"{text}; the topic takes {self._limit}", message_id=message.id)
 
     def flush(self) -> None:
         """See `unimq.adapter.Sender.flush`: what lingers goes out when its time is over, and none does by default."""
@@ -78,6 +92,8 @@ class KafkaSender:
         if stored:
             self._sink.stored(stored)
         for entry, error in failed:
+            if entry.message.delay and is_missing(error):
+                self._delayed.forget()
             if self._claim(entry):
                 self._sink.failed((entry,), self._error(entry, error))
         if self._is_closing and not self.outstanding:
@@ -106,6 +122,23 @@ class KafkaSender:
         except KeyError:
             return False
         return True
+
+    def _refuse(self, entry: Outgoing, error: UnimqError | KafkaException) -> None:
+        """Report a delayed message that was not sent at all."""
+        if not self._claim(entry):
+            return
+        refusal: UnimqError
+        if isinstance(error, KafkaException):
+            refusal = self._error(entry, native_of(error))
+        elif isinstance(error, AuthError | NotFound):
+            refusal = error
+        else:
+            text = f"message {entry.message.id} to {self._topic!r} was not sent; no topic of delays: {error}"
+            refusal = SendRejected(text, message_id=entry.message.id)
+            refusal.__cause__ = error
+        self._sink.failed((entry,), refusal)
+        if self._is_closing and not self.outstanding:
+            self._drained.set()
 
     def _error(self, entry: Outgoing, native: KafkaError) -> UnimqError:
         return send_error(native, self._topic, entry.message.id, self._producer.trouble)

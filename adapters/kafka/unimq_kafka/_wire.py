@@ -4,7 +4,9 @@ What Kafka has no place for travels in headers that begin with ``unimq-``. Text 
 headers are listed in ``unimq-binary``, as UTF-8 bytes could not be told from text otherwise (R2).
 """
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import msgspec
@@ -19,9 +21,12 @@ CORRELATION_ID = RESERVED_PREFIX + "correlation-id"
 REPLY_TO = RESERVED_PREFIX + "reply-to"
 SENT_AT = RESERVED_PREFIX + "sent-at"
 EXPIRES_AT = RESERVED_PREFIX + "expires-at"
+DUE = RESERVED_PREFIX + "due"
+"""Of messages in a topic of delays only: the Unix time in milliseconds at which they are to be delivered (T2)."""
 _OWN = frozenset({ID, BINARY, CONTENT_TYPE, CORRELATION_ID, REPLY_TO, SENT_AT, EXPIRES_AT})
 
 WireHeaders = list[tuple[str, bytes]]
+"""Headers as we write them; those that others wrote may have no value."""
 
 _OLD = 60.0
 """Seconds of age beyond which a record's timestamp is now: retention goes by it, and would drop old dead letters."""
@@ -89,6 +94,36 @@ def encode_timestamp(message: Message, headers: WireHeaders) -> int:
         return int(message.sent_at * 1000)
     headers.append((SENT_AT, b"%d" % (message.sent_at * 1000)))
     return int(now * 1000)
+
+
+def encode_delay(message: Message, headers: WireHeaders) -> float:
+    """Add what a message needs that waits in a topic of delays; return the Unix time in seconds when it is due."""
+    # Upwards, as it must not come before its time.
+    due = math.ceil((message.sent_at + message.delay) * 1000)
+    headers.append((SENT_AT, b"%d" % (message.sent_at * 1000)))
+    headers.append((DUE, b"%d" % due))
+    return due / 1000
+
+
+def due_time(wire: Sequence[tuple[str, bytes | None]]) -> float:
+    """Return when a message of a topic of delays is due; a foreign one is due at once."""
+    return _milliseconds(wire, DUE) / 1000
+
+
+def end_of_delay(wire: Sequence[tuple[str, bytes | None]]) -> tuple[list[tuple[str, bytes | None]], int]:
+    """Return headers and timestamp of a message that leaves its topic of delays: those that it would have without it.
+
+    Its time of sending stays; see `encode_timestamp`.
+    """
+    sent_at, now = _milliseconds(wire, SENT_AT), int(time.time() * 1000)
+    is_recent = abs(now - sent_at) <= _OLD * 1000
+    headers = [each for each in wire if each[0] != DUE and not (is_recent and each[0] == SENT_AT)]
+    return headers, sent_at if is_recent else now
+
+
+def _milliseconds(wire: Sequence[tuple[str, bytes | None]], name: str) -> int:
+    text = next((value for header, value in wire if header == name), None)
+    return int(text) if text is not None and text.isdigit() else 0
 
 
 def record_size(body: bytes, key: bytes | None, headers: WireHeaders) -> int:
