@@ -22,16 +22,19 @@ class Endpoint:
             "CreateQueue": [(200, {"QueueUrl": "http://x/000000000000/q"})],
         }
         self.operations: list[str] = []
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        """What SQS was asked for; SNS speaks another protocol, and is not here."""
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                # SNS speaks another protocol, without this header: it is not here.
+                asked = self.rfile.read(int(self.headers["Content-Length"]))
                 operation = self.headers.get("X-Amz-Target", "SNS").rpartition(".")[2]
                 endpoint.operations.append(operation)
+                if operation != "SNS":
+                    endpoint.requests.append((operation, json.loads(asked)))
                 answers = endpoint.script.get(operation, [(404, {})])
                 status, body = answers.pop(0) if len(answers) > 1 else answers[0]
                 data = json.dumps(body).encode()
@@ -100,7 +103,8 @@ def test_a_queue_made_by_another_program_at_the_same_time_is_compared(endpoint: 
     found = (200, {"QueueUrl": "http://x/000000000000/q"})
     endpoint.script |= {
         "CreateQueue": [refused("QueueNameExists")],
-        "GetQueueUrl": [missing(), missing(), found],
+        # The probe, then the name with both orderings.
+        "GetQueueUrl": [missing(), missing(), missing(), found],
         "ListQueueTags": [(200, {"Tags": {"unimq": "ttl=5.0 dead_letter=false"}})],
     }
     with (
@@ -119,17 +123,65 @@ def test_policies_that_nobody_may_read_are_taken_as_declared(endpoint: Endpoint)
 
 
 @pytest.mark.parametrize(
-    "queue",
+    ("queue", "error"),
     [
-        unimq.Queue("q", lease=43_201, dead_letter=False),
-        unimq.Queue("q.fifo", portable_name=False, dead_letter=False),
-        unimq.Queue("q", ordering="key"),
+        (unimq.Queue("q", lease=43_201, dead_letter=False), unimq.Unsupported),
+        (unimq.Queue("q.fifo", portable_name=False, dead_letter=False), unimq.ConfigError),
     ],
-    ids=["lease", "fifo", "ordering"],
+    ids=["lease", "fifo"],
 )
-def test_what_sqs_cannot_is_refused_before_any_request(endpoint: Endpoint, queue: unimq.Queue) -> None:
+def test_what_sqs_cannot_is_refused_before_any_request(
+    endpoint: Endpoint, queue: unimq.Queue, error: type[unimq.UnimqError]
+) -> None:
     with unimq.connect(endpoint.url) as broker:
         before = list(endpoint.operations)
-        with pytest.raises(unimq.Unsupported):
+        with pytest.raises(error):
             broker.declare(queue)
         assert endpoint.operations == before
+
+
+def test_an_ordered_queue_is_a_fifo_queue_for_high_throughput(endpoint: Endpoint) -> None:
+    with unimq.connect(endpoint.url) as broker:
+        broker.declare(unimq.Queue("q", ordering="key", dead_letter=False))
+    (asked,) = (asked for operation, asked in endpoint.requests if operation == "CreateQueue")
+    assert asked["QueueName"] == "q.fifo"
+    assert (
+        asked["Attributes"]
+        | {
+            "FifoQueue": "true",
+            "ContentBasedDeduplication": "false",
+            "DeduplicationScope": "messageGroup",
+            "FifoThroughputLimit": "perMessageGroupId",
+        }
+        == asked["Attributes"]
+    )
+
+
+def test_a_name_is_looked_for_with_both_orderings_and_its_own_first(endpoint: Endpoint) -> None:
+    with unimq.connect(endpoint.url) as broker:
+        broker.declare(unimq.Queue("q", dead_letter=False))
+        broker.declare(unimq.Queue("p", ordering="key", dead_letter=False))
+        broker.declare(unimq.Queue("x" * 80, dead_letter=False))
+    names = [asked["QueueName"] for operation, asked in endpoint.requests if operation == "GetQueueUrl"]
+    # 80 characters are the most that a name has.
+    assert names[1:] == ["q", "q.fifo", "p.fifo", "p", "x" * 80]
+
+
+def test_permissions_need_not_cover_the_name_with_the_other_ordering(endpoint: Endpoint) -> None:
+    endpoint.script["GetQueueUrl"] = [missing(), missing(), refused("AccessDenied", 403)]
+    with unimq.connect(endpoint.url) as broker:
+        broker.declare(unimq.Queue("q", dead_letter=False))
+    assert endpoint.operations.count("CreateQueue") == 1
+    endpoint.script["GetQueueUrl"] = [missing(), refused("AccessDenied", 403)]
+    with unimq.connect(endpoint.url) as broker, pytest.raises(unimq.AuthError):
+        broker.declare(unimq.Queue("q", dead_letter=False))
+
+
+def test_what_was_looked_up_is_looked_up_once(endpoint: Endpoint) -> None:
+    endpoint.script["GetQueueUrl"] = [missing(), missing(), (200, {"QueueUrl": "http://x/000000000000/q.fifo"})]
+    endpoint.script["GetQueueAttributes"] = [(200, {"Attributes": {"ApproximateNumberOfMessages": "3"}})]
+    with unimq.connect(endpoint.url) as broker:
+        for _ in range(3):
+            assert broker.stats(unimq.Queue("q", dead_letter=False)).ready == 3
+    names = [asked["QueueName"] for operation, asked in endpoint.requests if operation == "GetQueueUrl"]
+    assert names[1:] == ["q", "q.fifo"]

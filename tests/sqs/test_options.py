@@ -1,8 +1,12 @@
 """What a URL may say, and what it is told when it is wrong; nothing secret is shown."""
 
+from dataclasses import replace
+from typing import Literal
+
 import msgspec
 import pytest
 from unimq_sqs import SQSAdapter, SQSOptions
+from unimq_sqs._directory import name_at_aws
 from unimq_sqs._options import Settings, read_settings
 from unimq_sqs._policies import from_tag, in_force, to_tag
 
@@ -66,13 +70,47 @@ def test_policies_survive_in_the_tag(queue: Queue) -> None:
     assert tag
     assert all(char.isalnum() or char in " _.:/=+-@" for char in tag)
     assert Queue(queue.name, **from_tag(tag)) == queue
-    assert in_force(Queue("q"), to_tag(QUEUE), as_is=True) == QUEUE
+    assert in_force(Queue("q"), to_tag(QUEUE), is_fifo=False, as_is=True) == QUEUE
 
 
 def test_other_policies_conflict_and_unknown_ones_do_not() -> None:
     with pytest.raises(DeclarationConflict, match=r"lease is 2\.5, not None"):
-        in_force(Queue("q"), to_tag(QUEUE), as_is=False)
-    assert in_force(QUEUE, None, as_is=False) == QUEUE
-    assert in_force(Queue("q"), "default shape=round", as_is=False) == Queue("q")
+        in_force(Queue("q"), to_tag(QUEUE), is_fifo=False, as_is=False)
+    assert in_force(QUEUE, None, is_fifo=False, as_is=False) == QUEUE
+    assert in_force(Queue("q"), "default shape=round", is_fifo=False, as_is=False) == Queue("q")
     subscription = Topic("t").subscription("s", ttl=5)
-    assert in_force(subscription, to_tag(subscription.queue), as_is=False) == subscription
+    assert in_force(subscription, to_tag(subscription.queue), is_fifo=False, as_is=False) == subscription
+
+
+@pytest.mark.parametrize("tag", [None, to_tag(QUEUE)])
+def test_the_ordering_in_force_is_the_kind_of_the_queue(tag: str | None) -> None:
+    ordered = replace(QUEUE, ordering="key")
+    assert in_force(QUEUE, tag, is_fifo=True, as_is=True) == ordered
+    assert in_force(ordered, tag, is_fifo=True, as_is=False) == ordered
+    with pytest.raises(DeclarationConflict, match="ordering is 'key', not 'none'"):
+        in_force(QUEUE, tag, is_fifo=True, as_is=False)
+    with pytest.raises(DeclarationConflict, match="ordering is 'none', not 'key'"):
+        in_force(ordered, tag, is_fifo=False, as_is=False)
+
+
+def test_the_ordering_of_a_subscription_is_that_of_its_topic() -> None:
+    subscription = Topic("t").subscription("s", ttl=5)
+    ordered = Topic("t", "key").subscription("s", ttl=5)
+    assert in_force(subscription, "ttl=5.0", is_fifo=True, as_is=True) == ordered
+    with pytest.raises(DeclarationConflict, match="ordering is 'key', not 'none'"):
+        in_force(subscription, "ttl=5.0", is_fifo=True, as_is=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "other"),
+    [("q", "q", "q.fifo"), ("q.fifo", "q.fifo", "q"), ("q.fifo-dead", "q-dead.fifo", "q-dead")],
+)
+def test_names_at_aws(name: str, here: str, other: str) -> None:
+    ordering: Literal["none", "key"] = "key" if ".fifo" in name else "none"
+    queue = Queue(name, ordering=ordering, portable_name=False)
+    assert (name_at_aws(queue), name_at_aws(queue, other=True)) == (here, other)
+
+
+def test_a_name_that_says_fifo_needs_the_ordering() -> None:
+    with pytest.raises(ConfigError, match='ordering="key"'):
+        name_at_aws(Queue("q.fifo", portable_name=False))

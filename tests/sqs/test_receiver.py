@@ -42,6 +42,7 @@ class Service:
         self.may_change = threading.Event()
         self.may_change.set()
         self.delete_failures: dict[str, dict[str, Any]] = {}
+        self.change_failures: dict[str, dict[str, Any]] = {}
 
     def answer(self, answer: "list[dict[str, Any]] | Exception") -> None:
         with self.lock:
@@ -78,8 +79,14 @@ class Service:
     def change_message_visibility_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
         self.changing.set()
         assert self.may_change.wait(WITHIN)
-        self.changed += [(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in Entries]
-        return {"Successful": [{"Id": entry["Id"]} for entry in Entries]}
+        failed = [
+            {"Id": entry["Id"], **self.change_failures[entry["ReceiptHandle"]]}
+            for entry in Entries
+            if entry["ReceiptHandle"] in self.change_failures
+        ]
+        done = [entry for entry in Entries if entry["ReceiptHandle"] not in self.change_failures]
+        self.changed += [(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in done]
+        return {"Successful": [{"Id": entry["Id"]} for entry in done], "Failed": failed}
 
 
 class Sink:
@@ -106,11 +113,18 @@ class Fixture:
     """A receiver with its service and sink."""
 
     def __init__(
-        self, *, prefetch: int = 10, lease: int = 60, keep: bool = True, wait: int = 1, pollers: int = 1
+        self,
+        *,
+        prefetch: int = 10,
+        lease: int = 60,
+        keep: bool = True,
+        wait: int = 1,
+        pollers: int = 1,
+        is_fifo: bool = False,
     ) -> None:
         self.service = Service()
         self.sink = Sink()
-        settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers)
+        settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers, is_fifo)
         client = cast("Any", self.service)
         self.receiver = SQSReceiver(client, client, settings, cast("Any", self.sink))
 
@@ -372,3 +386,198 @@ def test_polls_multiply_while_they_come_back_full_and_end_when_empty(make: Make)
     until(lambda: fixture.service.polling == 3, "one poll only")
     until(lambda: fixture.service.polling == 1, "idle polls remain")
     assert {asked["MaxNumberOfMessages"] for asked in fixture.service.asked} == {10}
+
+
+def fifo(*names: str, group: str = "g", count: int = 1) -> list[dict[str, Any]]:
+    """Return messages of one group."""
+    found = [message(name, count=count) for name in names]
+    for each in found:
+        each["Attributes"]["MessageGroupId"] = group
+    return found
+
+
+def ids(fixture: Fixture) -> list[str]:
+    return [delivery.id for delivery in fixture.sink.delivered]
+
+
+def test_one_of_a_group_is_out_at_a_time_and_the_others_take_no_room(make: Make) -> None:
+    fixture = make(prefetch=10, is_fifo=True)
+    fixture.service.answer(fifo(*(f"g{number}" for number in range(9))) + fifo("h0", group="h"))
+    until(lambda: ids(fixture) == ["g0", "h0"], "not one of each group")
+    until(lambda: fixture.service.polling, "no further poll")
+    assert fixture.service.asked[-1]["MaxNumberOfMessages"] == 8
+    for number in range(9):
+        assert ids(fixture) == ["g0", "h0", *(f"g{each}" for each in range(1, number + 1))]
+        fixture.receiver.ack([fixture.sink.delivered[-1 if number else 0]])
+    assert fixture.settle() == []
+    assert fixture.service.deleted == [f"g{number}" for number in range(9)]
+
+
+def test_a_standard_queue_has_no_lanes_whatever_its_groups(make: Make) -> None:
+    fixture = make()
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: ids(fixture) == ["a", "b"], "a fair queue was taken for a FIFO queue")
+
+
+def test_a_nacked_head_comes_again_from_here_and_those_behind_it_are_not_touched(make: Make) -> None:
+    fixture = make(is_fifo=True, prefetch=1)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: ids(fixture) == ["a"], "no head")
+    head = fixture.sink.delivered[0]
+    fixture.receiver.nack(head, 0)
+    assert fixture.settle() == []
+    assert [(delivery.id, delivery.attempt) for delivery in fixture.sink.delivered] == [("a", 1), ("a", 2)]
+    assert fixture.service.changed == []
+    # The first delivery is over.
+    fixture.receiver.ack([head])
+    (error,) = fixture.settle()
+    assert isinstance(error, unimq.LeaseLost)
+    assert fixture.service.deleted == []
+    fixture.receiver.ack([fixture.sink.delivered[1]])
+    assert fixture.settle() == []
+    assert fixture.service.deleted == ["a"]
+    assert [(delivery.id, delivery.attempt) for delivery in fixture.sink.delivered[2:]] == [("b", 1)]
+    # Nobody waits behind this one: SQS itself keeps the others of its group back, and counts.
+    fixture.receiver.nack(fixture.sink.delivered[2], 0.5)
+    assert fixture.settle() == []
+    assert fixture.service.changed == [("b", 1)]
+
+
+def test_a_head_that_waits_for_its_delay_takes_no_room_and_keeps_its_group_hidden(make: Make) -> None:
+    fixture = make(is_fifo=True, prefetch=1, lease=60)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: ids(fixture) == ["a"], "no head")
+    nacked_at = time.monotonic()
+    fixture.receiver.nack(fixture.sink.delivered[0], 0.5)
+    until(lambda: fixture.service.polling, "no room")
+    fixture.service.answer(fifo("x", group="h"))
+    until(lambda: ids(fixture) == ["a", "x"], "another group waits as well")
+    fixture.receiver.ack([fixture.sink.delivered[1]])
+    until(lambda: len(fixture.sink.delivered) == 3, "not delivered again")
+    assert time.monotonic() - nacked_at >= 0.5
+    assert [(delivery.id, delivery.attempt) for delivery in fixture.sink.delivered[2:]] == [("a", 2)]
+    fixture.receiver.nack(fixture.sink.delivered[2], 500)
+    until(lambda: len(fixture.service.changed) == 2, "not hidden for the delay")
+    # Should this consumer die, they do not come before the delay is over.
+    assert fixture.service.changed == [("a", 560), ("b", 560)]
+
+
+def test_due_again_while_there_is_no_room_waits_for_room(make: Make) -> None:
+    fixture = make(is_fifo=True, prefetch=1)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: ids(fixture) == ["a"], "no head")
+    fixture.receiver.nack(fixture.sink.delivered[0], 0.2)
+    fixture.service.answer(fifo("x", group="h"))
+    until(lambda: ids(fixture) == ["a", "x"], "another group waits as well")
+    until(lambda: fixture.receiver._lanes.ready, "the delay does not end")
+    assert ids(fixture) == ["a", "x"], "more than the prefetch"
+    assert not fixture.service.polling
+    fixture.receiver.ack([fixture.sink.delivered[1]])
+    assert ids(fixture) == ["a", "x", "a"]
+
+
+def test_too_many_delays_wait_at_sqs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimq_sqs._receiver.MOST_PARKED", 1)
+    fixture = make(is_fifo=True)
+    fixture.service.answer(fifo("a", "b") + fifo("x", "y", "z", group="h"))
+    until(lambda: ids(fixture) == ["a", "x"], "no heads")
+    fixture.receiver.nack(fixture.sink.delivered[0], 30)
+    fixture.receiver.nack(fixture.sink.delivered[1], 30)
+    assert fixture.settle() == []
+    assert fixture.service.changed == [("z", 30), ("y", 30), ("x", 30)], "from the end, or a later one could overtake"
+
+
+def test_the_end_of_a_lease_gives_back_what_waits_behind_from_its_end(make: Make) -> None:
+    fixture = make(is_fifo=True, lease=1, keep=False, wait=1)
+    fixture.service.answer(fifo("a", "b", "c"))
+    until(lambda: fixture.sink.gone, "the lease did not end")
+    until(lambda: ("a", 0) in fixture.service.changed, "not given back")
+    assert [change for change in fixture.service.changed if not change[1]] == [("c", 0), ("b", 0), ("a", 0)]
+    assert ids(fixture) == ["a"]
+    assert fixture.sink.gone == fixture.sink.delivered
+    fixture.service.answer(fifo("a", "b", "c", count=2))
+    until(lambda: ids(fixture) == ["a", "a"], "not delivered again")
+
+
+def test_a_declared_lease_begins_when_those_ahead_are_done(make: Make) -> None:
+    fixture = make(is_fifo=True, lease=1, keep=False, wait=1)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: fixture.sink.delivered, "no head")
+    first = fixture.sink.delivered[0]
+    fixture.receiver.extend(first, 10)
+    # Longer than all for which SQS was asked to hide the second one: it is renewed while it waits.
+    hidden = next(held for held in fixture.receiver._held if held.delivery is not first)
+    began = hidden.hidden_until
+    until(lambda: hidden.hidden_until > began + 0.5, "what waits is not kept")
+    now = time.monotonic()
+    fixture.receiver.ack([first])
+    assert ids(fixture) == ["a", "b"]
+    until(lambda: fixture.sink.delivered[1].lease_until >= now + 0.95, "it begins with what the wait has left")
+    until(lambda: fixture.sink.gone == fixture.sink.delivered[1:], "a declared lease ends")
+
+
+def test_a_lost_renewal_gives_back_what_waits_behind(make: Make) -> None:
+    fixture = make(is_fifo=True, lease=60)
+    fixture.service.answer(fifo("a", "b", "c"))
+    until(lambda: fixture.sink.delivered, "no head")
+    fixture.service.change_failures = {"b": {"SenderFault": True, "Code": "MessageNotInflight"}}
+    waiting = {held.delivery.id: held for held in fixture.receiver._held}
+    with fixture.receiver._room:
+        fixture.receiver._hide(waiting["b"], 500, time.monotonic())
+    until(lambda: fixture.service.changed == [("c", 0)], "what waits behind the lost one would overtake it")
+    assert fixture.sink.gone == [], "nobody had it"
+    fixture.receiver.ack([fixture.sink.delivered[0]])
+    assert fixture.settle() == []
+    assert ids(fixture) == ["a"]
+
+
+def test_close_gives_a_lane_back_from_its_end(make: Make) -> None:
+    fixture = make(is_fifo=True, wait=20)
+    fixture.service.answer(fifo("a", "b", "c"))
+    until(lambda: fixture.sink.delivered, "no head")
+    fixture.receiver.nack(fixture.sink.delivered[0], 100)
+    until(lambda: len(fixture.service.changed) == 3, "not hidden")
+    until(lambda: fixture.service.polling, "no poll")
+    closing = threading.Thread(target=fixture.receiver.close, args=(WITHIN,))
+    closing.start()
+    until(lambda: fixture.receiver._closing, "does not close")
+    fixture.service.answer(fifo("x", "y", group="h"))
+    closing.join(WITHIN)
+    assert fixture.service.changed[3:] == [("y", 0), ("x", 0), ("c", 0), ("b", 0), ("a", 0)]
+    assert ids(fixture) == ["a"]
+
+
+def test_during_a_pause_nobody_follows(make: Make) -> None:
+    fixture = make(is_fifo=True)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: fixture.sink.delivered, "no head")
+    fixture.receiver.pause()
+    fixture.receiver.nack(fixture.sink.delivered[0], 0)
+    assert ids(fixture) == ["a"]
+    fixture.receiver.resume()
+    assert ids(fixture) == ["a", "a"]
+    fixture.receiver.pause()
+    fixture.receiver.ack([fixture.sink.delivered[1]])
+    assert fixture.settle() == []
+    assert ids(fixture) == ["a", "a"]
+    fixture.receiver.resume()
+    assert ids(fixture) == ["a", "a", "b"]
+
+
+def test_acks_of_a_fifo_queue_do_not_linger(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQS gives nothing more of the group before they are deleted."""
+    monkeypatch.setattr("unimq_sqs._receiver.ACK_LINGER", WITHIN * 2)
+    fixture = make(is_fifo=True)
+    fixture.service.answer(fifo("a"))
+    until(lambda: fixture.sink.delivered, "no head")
+    fixture.receiver.ack(fixture.sink.delivered)
+    until(lambda: fixture.service.deleted == ["a"], "not deleted at once")
+
+
+def test_a_nack_beyond_the_12_hours_gives_back_what_waits_behind(make: Make) -> None:
+    fixture = make(is_fifo=True)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: fixture.sink.delivered, "no head")
+    with pytest.raises(unimq.Unsupported, match="12 hours"):
+        fixture.receiver.nack(fixture.sink.delivered[0], 43_201)
+    until(lambda: fixture.service.changed == [("b", 0)], "the group is held up")

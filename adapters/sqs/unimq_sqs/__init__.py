@@ -10,7 +10,8 @@ from unimq.adapter import BrokerURL, Capabilities
 
 try:
     # boto3 brings it; boto3's own layer on top is not needed.
-    from unimq_sqs._driver import Clients, SQSDriver, capabilities_of
+    from unimq_sqs._capabilities import capabilities_of
+    from unimq_sqs._driver import Clients, SQSDriver
 except ModuleNotFoundError as exc:
     if exc.name != "botocore":
         raise

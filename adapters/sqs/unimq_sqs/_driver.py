@@ -2,40 +2,20 @@
 
 import json
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import botocore
 import botocore.session
 from botocore.config import Config
 
-from unimq import (
-    AuthError,
-    ConnectionLost,
-    DeclarationConflict,
-    NotFound,
-    Queue,
-    Stats,
-    Subscription,
-    Topic,
-    Unsupported,
-)
-from unimq.adapter import (
-    Capabilities,
-    DeliverySink,
-    OutcomeSink,
-    Source,
-    Target,
-    emulated,
-    native,
-    queue_of,
-    unsupported,
-)
-from unimq_sqs._batching import pause_before
+from unimq import AuthError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq.adapter import DeliverySink, OutcomeSink, Source, Target, queue_of
+from unimq_sqs._capabilities import SNS_LIMIT, SQS_LIMIT, capabilities_of
+from unimq_sqs._directory import FIFO, Directory, FoundQueue, FoundTopic, name_at_aws
 from unimq_sqs._errors import NATIVE_ERRORS, code_of, translate
-from unimq_sqs._options import LONGEST_VISIBILITY, Settings
+from unimq_sqs._options import Settings
 from unimq_sqs._policies import TAG, in_force, to_tag
 from unimq_sqs._receiver import ReceiverSettings, SQSReceiver
 from unimq_sqs._sender import Destination, SQSSender
@@ -44,11 +24,6 @@ if TYPE_CHECKING:
     from types_boto3_sns import SNSClient
     from types_boto3_sqs import SQSClient
 
-R = TypeVar("R")
-
-SQS_LIMIT = 1024 * 1024
-SNS_LIMIT = 256 * 1024
-LONGEST_DELAY = 900
 RETENTION = 14 * 24 * 3600
 """Seconds that SQS keeps a message at most. For every queue: no other backend forgets after SQS's default of 4 days."""
 MOST_RECEIVES = 1000
@@ -57,7 +32,14 @@ _POOL = 128
 """Connections kept open; more than the request threads of a program usually are."""
 _AFTER_CREATE = 1.0
 """Seconds that AWS asks to wait before a new queue is used."""
-_FIFO_SUFFIX = ".fifo"
+_FIFO_QUEUE = {
+    "FifoQueue": "true",
+    "ContentBasedDeduplication": "false",
+    # Together these lift the limit of 300 requests a second; each send has a deduplication id of its own anyway.
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+}
+_FIFO_TOPIC = {"FifoTopic": "true", "ContentBasedDeduplication": "false", "FifoThroughputScope": "MessageGroup"}
 
 
 class Clients(NamedTuple):
@@ -105,7 +87,7 @@ def build_clients(settings: Settings, timeout: float) -> Clients:
 
 
 class SQSDriver:
-    """See `unimq.adapter.Driver`. Queue addresses are remembered; a dict operation is atomic, so there is no lock."""
+    """See `unimq.adapter.Driver`. It keeps nothing that changes but its directory of addresses."""
 
     def __init__(self, settings: Settings, timeout: float) -> None:
         try:
@@ -114,8 +96,8 @@ class SQSDriver:
             raise translate(error, "setting up the clients of AWS") from error
         self.options = settings.options
         self.is_emulator = settings.is_emulator
-        self._urls: dict[str, str] = {}
-        self._topics: dict[str, str] = {}
+        self._directory = Directory(self.clients.sqs, self.clients.sns)
+        self._do = self._directory.do
         emulator, has_sns = self._probe()
         self.capabilities = capabilities_of(emulator, has_sns=has_sns)
 
@@ -149,74 +131,14 @@ class SQSDriver:
         """The clients of botocore."""
         return self.clients
 
-    # Calls.
-
-    def _do(self, doing: str, timeout: float, call: Callable[[], R]) -> R:
-        """Make one call; repeat it within the timeout as long as another attempt can help."""
-        deadline = time.monotonic() + timeout
-        attempt = 0
-        while True:
-            try:
-                return call()
-            except NATIVE_ERRORS as error:
-                problem = translate(error, doing)
-                waits = isinstance(problem, ConnectionLost) or code_of(error) == "QueueDeletedRecently"
-                attempt += 1
-                pause = pause_before(attempt)
-                if not waits or time.monotonic() + pause >= deadline:
-                    raise problem from error
-                time.sleep(pause)
-
-    def _find_queue(self, name: str, timeout: float) -> str | None:
-        """Return the address of a queue, or `None` if there is none."""
-        url = self._urls.get(name)
-        if url is None:
-            try:
-                url = self._do(
-                    f"looking up queue {name!r}",
-                    timeout,
-                    lambda: self.clients.sqs.get_queue_url(QueueName=name)["QueueUrl"],
-                )
-            except NotFound:
-                return None
-            self._urls[name] = url
-        return url
-
-    def _queue_url(self, name: str, timeout: float) -> str:
-        url = self._find_queue(name, timeout)
-        if url is None:
-            raise NotFound(f"queue {name!r} does not exist; declare it first")
-        return url
-
-    def _attributes(self, name: str, url: str, names: list[Any], timeout: float) -> dict[Any, str]:
+    def _attributes(self, found: FoundQueue, names: list[Any], timeout: float) -> dict[Any, str]:
         return self._do(
-            f"reading the attributes of queue {name!r}",
+            f"reading the attributes of queue {found.name!r}",
             timeout,
-            lambda: self.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names).get("Attributes", {}),
+            lambda: self.clients.sqs.get_queue_attributes(QueueUrl=found.url, AttributeNames=names).get(
+                "Attributes", {}
+            ),
         )
-
-    def _find_topic(self, name: str, timeout: float) -> str | None:
-        """Return the ARN of a topic, or `None`. SNS has no look-up by name without the account's number but listing."""
-        if name in self._topics:
-            return self._topics[name]
-
-        def search() -> str | None:
-            for page in self.clients.sns.get_paginator("list_topics").paginate():
-                for topic in page["Topics"]:
-                    if topic.get("TopicArn", "").rpartition(":")[2] == name:
-                        return topic.get("TopicArn")
-            return None
-
-        arn = self._do(f"looking up topic {name!r}", timeout, search)
-        if arn is not None:
-            self._topics[name] = arn
-        return arn
-
-    def _topic_arn(self, name: str, timeout: float) -> str:
-        arn = self._find_topic(name, timeout)
-        if arn is None:
-            raise NotFound(f"topic {name!r} does not exist; declare it first")
-        return arn
 
     # Destinations.
 
@@ -225,48 +147,71 @@ class SQSDriver:
     ) -> Queue | Topic | Subscription:
         """See `unimq.adapter.Driver.declare`."""
         if isinstance(destination, Topic):
-            _refuse_fifo(destination.name)
-            self._topics[destination.name] = self._do(
-                f"creating topic {destination.name!r}",
-                timeout,
-                lambda: self.clients.sns.create_topic(Name=destination.name)["TopicArn"],
-            )
-            return destination
+            return self._declare_topic(destination, as_is=as_is, timeout=timeout)
         queue = queue_of(destination)
-        _refuse_fifo(queue.name)
-        _visibility(queue)
         # What is remembered may have been deleted by another program.
-        self._urls.pop(queue.name, None)
-        url = self._find_queue(queue.name, timeout)
+        self._directory.forget(queue)
+        there = self._directory.find_queue(queue, timeout)
         found: Queue | Subscription = destination
-        if url is None:
+        if there is None:
             try:
-                url = self._create_queue(queue, timeout)
+                there = self._create_queue(queue, timeout)
             except DeclarationConflict:
                 # Another program created it in the meantime; or it was deleted a moment ago, and its name is not free.
-                url = self._find_queue(queue.name, timeout)
-                if url is None:
+                there = self._directory.find_queue(queue, timeout)
+                if there is None:
                     raise
-                found = in_force(destination, self._tag(queue.name, url, timeout), as_is=as_is)
+                found = self._in_force(destination, there, as_is=as_is, timeout=timeout)
         else:
-            found = in_force(destination, self._tag(queue.name, url, timeout), as_is=as_is)
+            found = self._in_force(destination, there, as_is=as_is, timeout=timeout)
         if isinstance(destination, Subscription):
-            self._subscribe(destination, url, timeout)
+            self._subscribe(destination, there, timeout)
         return found
 
-    def _tag(self, name: str, url: str, timeout: float) -> str | None:
+    def _declare_topic(self, topic: Topic, *, as_is: bool, timeout: float) -> Topic:
+        self._directory.forget(topic)
+        try:
+            there = self._directory.find_topic(topic, timeout)
+        except AuthError:
+            # Permissions may not cover listing; creating one that exists returns it.
+            there = None
+        if there is None:
+            attributes = _FIFO_TOPIC if topic.ordering == "key" else {}
+            created = self._do(
+                f"creating topic {topic.name!r}",
+                timeout,
+                lambda: self.clients.sns.create_topic(Name=name_at_aws(topic), Attributes=attributes),
+            )
+            there = FoundTopic(created["TopicArn"])
+            self._directory.remember_topic(there)
+        found = replace(topic, ordering="key" if there.is_fifo else "none")
+        if found != topic and not as_is:
+            raise DeclarationConflict(
+                f"topic {topic.name!r} exists: ordering is {found.ordering!r}, not {topic.ordering!r}"
+            )
+        return found
+
+    def _in_force(
+        self, destination: Queue | Subscription, there: FoundQueue, *, as_is: bool, timeout: float
+    ) -> Queue | Subscription:
+        tag = self._tag(there, timeout)
+        return in_force(destination, tag, is_fifo=there.is_fifo, as_is=as_is)
+
+    def _tag(self, found: FoundQueue, timeout: float) -> str | None:
         try:
             return self._do(
-                f"reading the tags of queue {name!r}",
+                f"reading the tags of queue {found.name!r}",
                 timeout,
-                lambda: self.clients.sqs.list_queue_tags(QueueUrl=url).get("Tags", {}).get(TAG),
+                lambda: self.clients.sqs.list_queue_tags(QueueUrl=found.url).get("Tags", {}).get(TAG),
             )
         except AuthError:
             # A consumer's permissions need not cover tags; then its own declaration counts.
             return None
 
-    def _create_queue(self, queue: Queue, timeout: float) -> str:
+    def _create_queue(self, queue: Queue, timeout: float) -> FoundQueue:
+        name = name_at_aws(queue)
         attributes: dict[Any, str] = {
+            **(_FIFO_QUEUE if queue.ordering == "key" else {}),
             "MaximumMessageSize": str(SQS_LIMIT),
             "MessageRetentionPeriod": str(RETENTION),
         }
@@ -276,27 +221,30 @@ class SQSDriver:
         if dead is not None and queue.max_deliveries is not None and queue.max_deliveries < MOST_RECEIVES:
             # The library moves messages itself, by `attempt` (A8). This net, well above, catches what no living
             # consumer gets to see any more; it is wide, because SQS counts every receive as a delivery (A9).
-            url = self._queue_url(dead.name, timeout)
-            receives = min(MOST_RECEIVES, 2 * queue.max_deliveries + 10)
-            target = self._attributes(dead.name, url, ["QueueArn"], timeout)["QueueArn"]
-            attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": receives})
+            target = self._directory.queue(dead, timeout)
+            if target.is_fifo == (queue.ordering == "key"):
+                # SQS moves to a queue of the same kind only.
+                receives = min(MOST_RECEIVES, 2 * queue.max_deliveries + 10)
+                arn = self._attributes(target, ["QueueArn"], timeout)["QueueArn"]
+                attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": receives})
         url = self._do(
             f"creating queue {queue.name!r}",
             timeout,
-            lambda: self.clients.sqs.create_queue(
-                QueueName=queue.name, Attributes=attributes, tags={TAG: to_tag(queue)}
-            )["QueueUrl"],
+            lambda: self.clients.sqs.create_queue(QueueName=name, Attributes=attributes, tags={TAG: to_tag(queue)})[
+                "QueueUrl"
+            ],
         )
         if not self.is_emulator:
             time.sleep(_AFTER_CREATE)
-        self._urls[queue.name] = url
-        return url
+        found = FoundQueue(name, url)
+        self._directory.remember_queue(found)
+        return found
 
-    def _subscribe(self, subscription: Subscription, url: str, timeout: float) -> None:
+    def _subscribe(self, subscription: Subscription, queue: FoundQueue, timeout: float) -> None:
         """Let the topic write to the queue, then subscribe it: the other way round messages would vanish (G2)."""
         name = subscription.queue.name
-        topic = self._topic_arn(subscription.topic.name, timeout)
-        there = self._attributes(name, url, ["QueueArn", "Policy"], timeout)
+        topic = self._directory.topic(subscription.topic, timeout).arn
+        there = self._attributes(queue, ["QueueArn", "Policy"], timeout)
         arn = there["QueueArn"]
         if topic not in there.get("Policy", ""):
             statement = {
@@ -312,7 +260,9 @@ class SQSDriver:
             self._do(
                 f"letting topic {subscription.topic.name!r} write to queue {name!r}",
                 timeout,
-                lambda: self.clients.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)}),
+                lambda: self.clients.sqs.set_queue_attributes(
+                    QueueUrl=queue.url, Attributes={"Policy": json.dumps(policy)}
+                ),
             )
         self._do(
             f"subscribing queue {name!r}",
@@ -328,76 +278,86 @@ class SQSDriver:
 
     def check(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
         """See `unimq.adapter.Driver.check`."""
+        found: FoundQueue | FoundTopic
         if isinstance(destination, Topic):
-            self._topics.pop(destination.name, None)
-            self._topic_arn(destination.name, timeout)
+            self._directory.forget(destination)
+            what, ordering = f"topic {destination.name!r}", destination.ordering
+            found = self._directory.topic(destination, timeout)
         else:
-            self._urls.pop(queue_of(destination).name, None)
-            self._queue_url(queue_of(destination).name, timeout)
+            queue = queue_of(destination)
+            self._directory.forget(queue)
+            what, ordering = f"queue {queue.name!r}", queue.ordering
+            found = self._directory.queue(queue, timeout)
+        if ordering == "key" and not found.is_fifo:
+            # The other way round it is more than what was asked for.
+            raise DeclarationConflict(f"{what} exists: ordering is 'none', not 'key'")
 
     def delete(self, destination: Queue | Topic | Subscription, *, timeout: float) -> None:
         """See `unimq.adapter.Driver.delete`."""
         if isinstance(destination, Queue):
-            self._delete_queue(destination.name, timeout)
+            self._delete_queue(destination, timeout)
             return
         topic = destination if isinstance(destination, Topic) else destination.topic
-        arn = self._find_topic(topic.name, timeout)
-        for subscription, queue in self._subscriptions(topic.name, arn, timeout) if arn else ():
-            if isinstance(destination, Topic) or queue == destination.queue.name:
+        found = self._directory.find_topic(topic, timeout)
+        for subscription, queue in self._subscriptions(topic, found, timeout) if found else ():
+            if isinstance(destination, Topic) or name_at_aws(queue) == name_at_aws(destination.queue):
                 unsubscribe = partial(self.clients.sns.unsubscribe, SubscriptionArn=subscription)
-                self._do(f"unsubscribing queue {queue!r}", timeout, unsubscribe)
+                self._do(f"unsubscribing queue {queue.name!r}", timeout, unsubscribe)
                 self._delete_queue(queue, timeout)
         if isinstance(destination, Subscription):
-            self._delete_queue(destination.queue.name, timeout)
-        elif arn is not None:
-            self._do(f"deleting topic {topic.name!r}", timeout, lambda: self.clients.sns.delete_topic(TopicArn=arn))
-            self._topics.pop(topic.name, None)
+            self._delete_queue(destination.queue, timeout)
+        elif found is not None:
+            self._do(
+                f"deleting topic {topic.name!r}", timeout, lambda: self.clients.sns.delete_topic(TopicArn=found.arn)
+            )
+            self._directory.forget(topic)
 
-    def _subscriptions(self, topic: str, arn: str, timeout: float) -> list[tuple[str, str]]:
+    def _subscriptions(self, topic: Topic, found: FoundTopic, timeout: float) -> list[tuple[str, Queue]]:
         """Return ARN and queue of our subscriptions of a topic."""
 
-        def find() -> list[tuple[str, str]]:
-            pages = self.clients.sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=arn)
-            found = [
+        def find() -> list[tuple[str, Queue]]:
+            pages = self.clients.sns.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=found.arn)
+            queues = [
                 (entry.get("SubscriptionArn", ""), entry.get("Endpoint", "").rpartition(":")[2])
                 for page in pages
                 for entry in page["Subscriptions"]
                 if entry.get("Protocol") == "sqs"
             ]
-            return [(subscription, queue) for subscription, queue in found if queue.startswith(f"{topic}--")]
+            prefix = f"{topic.name.replace(FIFO, '')}--"
+            return [(arn, _queue_at_aws(name)) for arn, name in queues if name.startswith(prefix)]
 
         try:
-            return self._do(f"listing the subscriptions of topic {topic!r}", timeout, find)
+            return self._do(f"listing the subscriptions of topic {topic.name!r}", timeout, find)
         except NotFound:
             return []
 
-    def _delete_queue(self, name: str, timeout: float) -> None:
-        self._urls.pop(name, None)
-        url = self._find_queue(name, timeout)
-        if url is None:
+    def _delete_queue(self, queue: Queue, timeout: float) -> None:
+        self._directory.forget(queue)
+        found = self._directory.find_queue(queue, timeout)
+        if found is None:
             return
         try:
-            self._do(f"deleting queue {name!r}", timeout, lambda: self.clients.sqs.delete_queue(QueueUrl=url))
+            self._do(
+                f"deleting queue {queue.name!r}", timeout, lambda: self.clients.sqs.delete_queue(QueueUrl=found.url)
+            )
         except NotFound:
             pass
-        self._urls.pop(name, None)
+        self._directory.forget(queue)
 
     def purge(self, source: Source, *, timeout: float) -> int | None:
         """See `unimq.adapter.Driver.purge`. SQS does not say how many, and purges one queue once a minute."""
-        name = queue_of(source).name
-        url = self._queue_url(name, timeout)
-        self._do(f"purging queue {name!r}", timeout, lambda: self.clients.sqs.purge_queue(QueueUrl=url))
+        found = self._directory.queue(queue_of(source), timeout)
+        self._do(f"purging queue {found.name!r}", timeout, lambda: self.clients.sqs.purge_queue(QueueUrl=found.url))
         return None
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
-        name = queue_of(source).name
         numbers = (
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesNotVisible",
             "ApproximateNumberOfMessagesDelayed",
         )
-        found = self._attributes(name, self._queue_url(name, timeout), list(numbers), timeout)
+        found = self._attributes(self._directory.queue(queue_of(source), timeout), list(numbers), timeout)
         ready, in_flight, delayed = (int(found.get(number, 0)) for number in numbers)
         return Stats(ready=ready, in_flight=in_flight, delayed=delayed, exact=False)
 
@@ -406,29 +366,31 @@ class SQSDriver:
     def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> SQSSender:
         """See `unimq.adapter.Driver.open_sender`."""
         if isinstance(target, Topic):
-            arn = self._topic_arn(target.name, timeout)
+            topic = self._directory.topic(target, timeout)
             sns = self.clients.sns
             destination = Destination(
                 f"topic {target.name!r}",
-                lambda entries: sns.publish_batch(TopicArn=arn, PublishBatchRequestEntries=entries),
+                lambda entries: sns.publish_batch(TopicArn=topic.arn, PublishBatchRequestEntries=entries),
                 SNS_LIMIT,
                 is_topic=True,
+                is_fifo=topic.is_fifo,
             )
         else:
-            url = self._queue_url(target.name, timeout)
+            queue = self._directory.queue(target, timeout)
             sqs = self.clients.sqs
             destination = Destination(
                 f"queue {target.name!r}",
-                lambda entries: sqs.send_message_batch(QueueUrl=url, Entries=entries),
-                self._limit(target.name, url, timeout),
+                lambda entries: sqs.send_message_batch(QueueUrl=queue.url, Entries=entries),
+                self._limit(queue, timeout),
                 is_topic=False,
+                is_fifo=queue.is_fifo,
             )
         return SQSSender(destination, sink, self.options.senders)
 
-    def _limit(self, name: str, url: str, timeout: float) -> int:
+    def _limit(self, queue: FoundQueue, timeout: float) -> int:
         """Return the size of the largest message of this queue, which its owner may have lowered."""
         try:
-            found = self._attributes(name, url, ["MaximumMessageSize"], timeout)
+            found = self._attributes(queue, ["MaximumMessageSize"], timeout)
         except AuthError:
             # A producer's permissions need not cover attributes; then SQS refuses the entry itself.
             return SQS_LIMIT
@@ -438,14 +400,16 @@ class SQSDriver:
         """See `unimq.adapter.Driver.open_receiver`."""
         queue = queue_of(source)
         lease = _visibility(queue)
+        found = self._directory.queue(queue, timeout)
         settings = ReceiverSettings(
             queue=queue.name,
-            url=self._queue_url(queue.name, timeout),
+            url=found.url,
             prefetch=prefetch,
             lease=lease or self.options.visibility,
             keep=lease is None,
             wait=self.options.wait,
             pollers=self.options.pollers,
+            is_fifo=found.is_fifo,
         )
         return SQSReceiver(self.clients.sqs, self.clients.polls, settings, sink)
 
@@ -455,51 +419,12 @@ class SQSDriver:
             client.close()
 
 
-def _refuse_fifo(name: str) -> None:
-    if name.endswith(_FIFO_SUFFIX):
-        raise Unsupported("FIFO queues on sqs", "ordering is not there yet", "a standard queue")
+def _queue_at_aws(name: str) -> Queue:
+    """Return the queue that has this name at AWS."""
+    ordering: Literal["none", "key"] = "key" if name.endswith(FIFO) else "none"
+    return Queue(name.removesuffix(FIFO), ordering=ordering, portable_name=False)
 
 
 def _visibility(queue: Queue) -> int | None:
     """Return the declared lease in whole seconds, rounded up."""
     return None if queue.lease_seconds is None else ceil(queue.lease_seconds)
-
-
-def capabilities_of(emulator: str, *, has_sns: bool) -> Capabilities:
-    """Return what SQS can do, or the emulator of this name."""
-    no_length = ("SQS queues have no limit of length", "watch stats(), or RabbitMQ")
-    return Capabilities(
-        backend="sqs",
-        broker_version="",
-        client_version=botocore.__version__,
-        emulator=emulator,
-        durable=unsupported("the emulator keeps everything in memory", "real SQS") if emulator else native(),
-        topics=native("SNS; no delay")
-        if has_sns
-        else unsupported("the endpoint has no SNS", "real AWS, or an emulator with SNS such as ministack"),
-        start_earliest=unsupported("SNS keeps no history", "declare the subscription before sending, or Kafka"),
-        require_subscription=unsupported("SNS takes a message without telling who gets it", "RabbitMQ"),
-        ordering_key=unsupported("FIFO queues are not there yet", 'ordering="none" and a sequence number in the body'),
-        delay=native("whole seconds, rounded up; to queues only"),
-        ttl=emulated("checked at delivery; SQS itself drops everything after 14 days"),
-        nack_delay=native("whole seconds, rounded up; at most 12 hours after the receipt"),
-        lease=native(
-            "whole seconds, rounded up; at most 12 hours; begins when the message arrives in the buffer; what a dead"
-            " consumer held returns up to one long poll (5 s) later"
-        ),
-        extend=native("whole seconds, rounded up; at most 12 hours after the receipt"),
-        max_length=unsupported(*no_length),
-        drop_oldest=unsupported(*no_length),
-        dead_letter=native("explicit copies; a redrive policy well above max_deliveries is a net for crashes"),
-        redrive_subscription=native("straight to its queue"),
-        stats=native("approximate; right about a minute after the senders stopped"),
-        purge=native("takes up to 60 s on AWS, and may take messages sent meanwhile; once a minute"),
-        pause=native("what a running long poll still brings goes back at once, which counts as a delivery"),
-        attempts_exact=False,
-        shutdown_counts=True,
-        max_message_bytes=SQS_LIMIT,
-        max_topic_message_bytes=SNS_LIMIT,
-        max_delay=LONGEST_DELAY,
-        max_nack_delay=LONGEST_VISIBILITY,
-        max_lease=LONGEST_VISIBILITY,
-    )

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
 from unimq import ConnectionLost, LeaseLost, UnimqError, Unsupported
 from unimq.adapter import Delivery, DeliverySink
 from unimq_sqs._batching import LARGEST_BATCH, Batcher, pause_before, run_batch
 from unimq_sqs._errors import NATIVE_ERRORS, translate
+from unimq_sqs._held import Ack, Change, Held, Place
+from unimq_sqs._lanes import Lanes
 from unimq_sqs._options import LONGEST_VISIBILITY
-from unimq_sqs._settlements import Generation, Settlements
+from unimq_sqs._settlements import Settlements
 from unimq_sqs._wire import Received, decode
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 ACK_LINGER = 0.1
 """Seconds that an ack waits for others; a tenth of the requests at 100 acks a second (`settle` does not wait)."""
+FIFO_ACK_LINGER = 0.01
+"""The same in a FIFO queue while another delete is under way, else none: SQS gives no more of the group before it."""
 CHANGE_LINGER = 0.01
 ROOM_PATIENCE = 0.05
 """Seconds that a poll waits for room for more than a few messages; afterwards it asks for those few."""
 MOST_UNCONFIRMED = 2_000
 """Unconfirmed settlements beyond which nothing more is fetched (L5)."""
+MOST_PARKED = 1_000
+"""Nacked messages that wait here for their delay, each with up to nine behind it; further ones go back to SQS (L5)."""
 CLOSE_RESERVE = 1.0
 """Seconds of the time for closing that are kept for giving messages back, when a long poll does not end in time."""
 
@@ -47,43 +51,8 @@ class ReceiverSettings:
     """The lease is renewed while the message is held; not so where the user declared when it ends (A5, A10)."""
     wait: int
     pollers: int
-
-
-class Held:
-    """What finds a delivery again: its token. Guarded by the lock of the receiver."""
-
-    __slots__ = ("changing", "delivery", "handles", "hidden_until", "next_change", "received_at")
-
-    def __init__(self, handle: str, received_at: float, hidden_until: float) -> None:
-        self.delivery: Delivery
-        self.handles = [handle]
-        """More than one if SQS returned the message twice in one answer: an ack deletes all, one is delivered."""
-        self.received_at = received_at
-        """`time.monotonic` before the request was sent: whatever is counted from here ends no later than at SQS."""
-        self.hidden_until = hidden_until
-        """Until then nobody else can receive it; never before the end of its lease."""
-        self.changing = False
-        """A change of its visibility is under way: the next one waits for it, or the earlier could win."""
-        self.next_change: Change | None = None
-
-
-class Ack(msgspec.Struct, eq=False):
-    """One receipt handle to delete."""
-
-    held: Held
-    handle: str
-    generation: Generation
-
-
-class Change(msgspec.Struct, eq=False):
-    """A new visibility timeout for a message."""
-
-    held: Held
-    seconds: int
-    generation: Generation | None = None
-    """Set where it settles the message (nack)."""
-    is_last: bool = False
-    """The message is given back with it, and no later change may follow."""
+    is_fifo: bool = False
+    """SQS keeps an order within message groups (O1)."""
 
 
 class SQSReceiver:
@@ -110,6 +79,7 @@ class SQSReceiver:
         # added, so that the lease can begin at arrival; what is left at its end, the keeper gives back.
         self._hidden_at_receipt = min(LONGEST_VISIBILITY, settings.lease + settings.wait)
         self._held: set[Held] = set()
+        self._lanes = Lanes()
         self._reserved = 0
         """Messages that running polls may bring."""
         self._unwanted: list[tuple[Received, float]] = []
@@ -125,14 +95,15 @@ class SQSReceiver:
             lambda batch: run_batch(_Deleting(self), batch, self._acks.stopping),
             self._acks_crashed,
             threads=settings.pollers,
-            linger=ACK_LINGER,
-            eager=False,
+            linger=FIFO_ACK_LINGER if settings.is_fifo else ACK_LINGER,
+            eager=settings.is_fifo,
         )
         self._changes: Batcher[Change] = Batcher(
             "visibility",
             lambda batch: run_batch(_Changing(self), batch, self._changes.stopping),
             self._changes_crashed,
-            threads=2,
+            # One after the other, so that a lane goes back from its end also where it does not fit into one request.
+            threads=1 if settings.is_fifo else 2,
             linger=CHANGE_LINGER,
             eager=True,
         )
@@ -225,7 +196,7 @@ class SQSReceiver:
         self._recovery.notify_all()
 
     def _free(self) -> int:
-        return self._settings.prefetch - len(self._held) - self._reserved
+        return self._settings.prefetch - (len(self._held) - self._lanes.waiting) - self._reserved
 
     def _wait_for_room(self) -> int:
         """Return how many messages to ask for (R3); 0 ends the poller."""
@@ -258,25 +229,45 @@ class SQSReceiver:
 
     def _take_in(self, messages: Sequence[tuple[Received, float]]) -> None:
         by_id: dict[str, Held] = {}
-        deliveries: list[Delivery] = []
-        now = time.monotonic()
         for message, started in messages:
             known = by_id.get(message["MessageId"])
             if known is not None:
                 known.handles.append(message["ReceiptHandle"])
                 continue
-            hidden_until = started + self._hidden_at_receipt
-            held = by_id[message["MessageId"]] = Held(message["ReceiptHandle"], started, hidden_until)
-            attempt = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
-            lease_until = min(now + self._settings.lease, hidden_until)
-            held.delivery = Delivery(decode(message), attempt, held, self._sink, message, lease_until)
-            deliveries.append(held.delivery)
-            self._look_at(lease_until)
-        if deliveries:
-            self._held.update(by_id.values())
-            self._sink.deliver(deliveries)
+            system: Received = message.get("Attributes") or {}
+            group = system.get("MessageGroupId", "") if self._settings.is_fifo else ""
+            held = Held(message["ReceiptHandle"], started, started + self._hidden_at_receipt, group)
+            by_id[message["MessageId"]] = held
+            attempt = int(system.get("ApproximateReceiveCount", 1))
+            held.delivery = Delivery(decode(message), attempt, held, self._sink, message)
+            self._lanes.admit(held)
+        self._held.update(by_id.values())
+        self._hand_over()
+        for held in by_id.values():
+            self._look_at(self._look_due(held))
+
+    def _hand_over(self) -> None:
+        """Deliver what is ready, as far as there is room (R3). Under the lock."""
+        if not self._lanes.ready or self._paused or self._closing:
+            return
+        out = len(self._held) - self._lanes.waiting - self._lanes.ready
+        found = self._lanes.take(self._settings.prefetch - out)
+        if not found:
+            return
+        now = time.monotonic()
+        lease = self._settings.lease
+        for held in found:
+            held.delivery.lease_until = min(now + lease, held.hidden_until)
+            if self._settings.is_fifo and not self._settings.keep and held.hidden_until < now + lease:
+                # It waited behind others: its lease begins now, and is a whole one.
+                self._hide(held, lease, now)
+            self._look_at(self._look_due(held))
+        self._sink.deliver([held.delivery for held in found])
 
     def _give_back(self, messages: Sequence[Received]) -> None:
+        """Make messages visible again that were not delivered; those of a group from its end."""
+        if self._settings.is_fifo:
+            messages = messages[::-1]
         for first in range(0, len(messages), LARGEST_BATCH):
             batch = messages[first : first + LARGEST_BATCH]
             try:
@@ -292,58 +283,91 @@ class SQSReceiver:
 
     # Leases.
 
-    def _look_at(self, lease_until: float) -> None:
-        """Wake the keeper if it would sleep too long for a lease that ends then. Under the lock."""
-        if lease_until - self._margin() < self._next_look:
+    def _look_at(self, due: float) -> None:
+        """Wake the keeper if it would sleep beyond `due`. Under the lock."""
+        if due < self._next_look:
+            self._next_look = due
             self._clock.notify()
 
-    def _margin(self) -> float:
-        return self._settings.lease / 2 if self._settings.keep else 0.0
+    def _is_kept(self, held: Held) -> bool:
+        """Tell whether its lease is renewed: a declared one ends for the user only, not for what waits here (A5)."""
+        return self._settings.keep or held.place is not Place.OUT
+
+    def _look_due(self, held: Held) -> float:
+        return held.lease_until - (self._settings.lease / 2 if self._is_kept(held) else 0.0)
+
+    def _hide(self, held: Held, seconds: float, now: float) -> bool:
+        """Hide a message for `seconds` from now, or for what its 12 hours leave; false if that is no gain."""
+        seconds = min(ceil(seconds), int(held.received_at + LONGEST_VISIBILITY - now) - 1)
+        if now + seconds <= held.lease_until:
+            return False
+        self._change(Change(held, seconds))
+        return True
 
     def _keep(self) -> None:
-        """Renew leases at half their time, and report those that ended (A5, A6, A10)."""
+        """Renew leases at half their time, report those that ended, and end delays (A3, A5, A6, A10)."""
         together = self._settings.lease / 10
         with self._clock:
             while not self._ended:
                 now = time.monotonic()
                 over: list[Held] = []
-                self._next_look = inf
+                self._next_look = self._lanes.wake(now)
+                self._hand_over()
                 for held in self._held:
-                    lease_until = held.delivery.lease_until
-                    if now >= lease_until:
+                    look = held.lease_until
+                    if now >= look:
                         over.append(held)
                         continue
-                    look = lease_until
-                    if self._settings.keep and not held.changing:
-                        look -= self._margin()
-                        most = int(held.received_at + LONGEST_VISIBILITY - now) - 1
-                        if now >= look - together:
-                            # At the end of the 12 hours nothing can be renewed.
-                            if now + most > lease_until:
-                                self._change(Change(held, min(self._settings.lease, most)))
-                            look = lease_until
+                    if not held.changing:
+                        due = self._look_due(held)
+                        # At the end of the 12 hours nothing can be renewed.
+                        if now < due - together or not self._is_kept(held):
+                            look = due
+                        else:
+                            self._hide(held, self._settings.lease, now)
                     self._next_look = min(self._next_look, look)
-                self._lose(over)
-                for held in over:
-                    self._change(Change(held, 0, is_last=True))
+                self._lose(over, is_back=False)
                 self._clock.wait(None if self._next_look == inf else max(0.0, self._next_look - time.monotonic()))
 
-    def _lose(self, over: Sequence[Held]) -> None:
-        """Report that these are not ours any more. Under the lock."""
+    def _lose(self, over: Sequence[Held], *, is_back: bool) -> None:
+        """Report that these are not ours any more, and give them back unless they are, with all that waits behind them.
+
+        Under the lock.
+        """
+        lost: list[Delivery] = []
+        for held in over:
+            # Not so if it was behind another one of them.
+            if held in self._held:
+                if held.place is Place.OUT:
+                    lost.append(held.delivery)
+                self._let_go(held, None if is_back else Change(held, 0, is_last=True))
+        if lost:
+            self._sink.lost(lost)
         if over:
-            self._held.difference_update(over)
-            self._sink.lost([held.delivery for held in over])
+            self._hand_over()
             self._room.notify_all()
+
+    def _let_go(self, held: Held, change: Change | None) -> None:
+        """Hold a message no longer, and give back with it what waits behind it, from the end. Under the lock.
+
+        The messages behind it count a receive; kept here they would block their group, or overtake (O1).
+        """
+        dropped = self._lanes.drop(held)
+        self._held.difference_update(dropped)
+        for each in dropped[:-1]:
+            self._change(Change(each, 0 if change is None else change.seconds, is_last=True))
+        if change is not None:
+            self._change(change)
 
     def extend(self, delivery: Delivery, duration: float) -> None:
         """See `unimq.adapter.Receiver.extend`."""
         held = _held(delivery)
         seconds = self._visibility("extend", held, duration)
         with self._clock:
-            if held in self._held:
+            if self._is_held(delivery):
                 # A shorter one counts at once, a longer one when it is confirmed.
                 delivery.lease_until = min(delivery.lease_until, time.monotonic() + seconds)
-                self._look_at(delivery.lease_until)
+                self._look_at(self._look_due(held))
                 self._change(Change(held, seconds))
 
     def _visibility(self, what: str, held: Held, duration: float) -> int:
@@ -378,9 +402,9 @@ class SQSReceiver:
             if held in self._held and not change.is_last:
                 if error is None:
                     held.delivery.lease_until = held.hidden_until = lease_until
-                    self._look_at(lease_until)
+                    self._look_at(self._look_due(held))
                 elif isinstance(error, LeaseLost):
-                    self._lose((held,))
+                    self._lose((held,), is_back=True)
             if following is not None:
                 self._change(following)
         if change.generation is not None:
@@ -401,7 +425,7 @@ class SQSReceiver:
         soon = now + max(5.0, self._settings.lease / 5)
         urgent = False
         for delivery in deliveries:
-            held = self._release(delivery)
+            held = self._finish(delivery)
             if held is not None:
                 urgent = urgent or delivery.lease_until < soon
                 generation = self._settlements.start(len(held.handles))
@@ -413,16 +437,25 @@ class SQSReceiver:
             elif urgent:
                 self._acks.hurry()
 
-    def _release(self, delivery: Delivery) -> Held | None:
-        """Stop holding a delivery in order to settle it; `None` if it was lost in the meantime."""
+    def _is_held(self, delivery: Delivery) -> bool:
+        held = _held(delivery)
+        return held in self._held and held.delivery is delivery
+
+    def _finish(self, delivery: Delivery) -> Held | None:
+        """Stop holding a delivery in order to ack it; `None` if it was lost in the meantime."""
         held = _held(delivery)
         with self._room:
-            if held in self._held:
+            if self._is_held(delivery):
                 self._held.remove(held)
+                self._lanes.finish(held)
+                self._hand_over()
                 self._room.notify()
                 return held
-        self._settlements.finish(self._settlements.start(1), self.lost_error(held))
+        self._report_lost(held)
         return None
+
+    def _report_lost(self, held: Held) -> None:
+        self._settlements.finish(self._settlements.start(1), self.lost_error(held))
 
     def lost_error(self, held: Held) -> LeaseLost:
         """Return the error of a settlement that came too late."""
@@ -433,11 +466,49 @@ class SQSReceiver:
 
     def nack(self, delivery: Delivery, delay: float) -> None:
         """See `unimq.adapter.Receiver.nack`."""
-        held = self._release(delivery)
-        if held is not None:
+        held = _held(delivery)
+        with self._room:
+            is_held = self._is_held(delivery)
+            stays = is_held and self._nack(held, delay)
+            self._hand_over()
+            self._room.notify_all()
+        if not is_held:
+            self._report_lost(held)
+        elif stays:
+            # There is nothing that SQS could confirm.
+            self._settlements.finish(self._settlements.start(1))
+
+    def _nack(self, held: Held, delay: float) -> bool:
+        """Repeat a message from here, or else give it back; tell whether it stays here. Under the lock."""
+        try:
             seconds = self._visibility("nack", held, delay)
-            with self._clock:
-                self._change(Change(held, seconds, self._settlements.start(1), is_last=True))
+        except Unsupported:
+            self._let_go(held, None)
+            raise
+        if self._lanes.has_followers(held) and (not delay or self._lanes.parked < MOST_PARKED):
+            self._repeat(held, delay)
+            return True
+        self._let_go(held, Change(held, seconds, self._settlements.start(1), is_last=True))
+        return False
+
+    def _repeat(self, held: Held, delay: float) -> None:
+        """Deliver a nacked message again from here, after `delay` seconds. Under the lock.
+
+        SQS would give it to anybody while those behind it are held here; and each time that those were given back, too,
+        it would count a delivery that nobody gets to see.
+        """
+        before = held.delivery
+        held.delivery = Delivery(before.message, before.attempt + 1, held, self._sink, before.native)
+        if not delay:
+            self._lanes.offer(held)
+            return
+        now = time.monotonic()
+        self._lanes.park(held, now + delay)
+        self._look_at(now + delay)
+        for each in self._lanes.lane_of(held):
+            if each.hidden_until < now + delay:
+                # Not before the delay, even if this consumer dies meanwhile.
+                self._hide(each, delay + self._settings.lease, now)
 
     def barrier(self, done: Callable[[Sequence[UnimqError]], None]) -> None:
         """See `unimq.adapter.Receiver.barrier`."""
@@ -489,12 +560,12 @@ class SQSReceiver:
         for thread in self._pollers:
             thread.join(max(0.0, polls_until - time.monotonic()))
         with self._room:
-            rest, self._held = self._held, set()
             surplus, self._unwanted = [message for message, _ in self._unwanted], []
             self._ended = True
             self._clock.notify()
-            for held in rest:
-                self._change(Change(held, 0, is_last=True))
+            for held in list(self._held):
+                if held in self._held:
+                    self._let_go(held, Change(held, 0, is_last=True))
         self._give_back(surplus)
         for ack in self._acks.close(max(0.0, deadline - time.monotonic())):
             self._settlements.finish(ack.generation, self._closed_error())

@@ -27,6 +27,8 @@ EMPTY_BODY = "-"
 """Stands for an empty body, which SQS refuses; the attribute says so."""
 _REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that SQS does not take, though they are valid UTF-8."""
+_GROUP = re.compile("[!-~]{1,128}")
+"""What SQS takes as a message group: ASCII without the space and without control characters."""
 
 
 class Packed(msgspec.Struct, omit_defaults=True):
@@ -113,6 +115,14 @@ def _encode_body(body: bytes, packed: Packed) -> tuple[str, int]:
     packed.body = "base64"
     text = base64.b64encode(body).decode()
     return text, len(text)
+
+
+def group_of(key: str) -> str:
+    """Return the message group of a key: the key itself where SQS takes it, else its digest; the attribute has the key.
+
+    Programs with boto3 alone share the groups of ordinary keys. Two keys never share a group.
+    """
+    return key if _GROUP.fullmatch(key) else f"unimq-{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def attributes_of(encoded: Encoded) -> dict[str, Any]:
