@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"unimq", "unimq_memory", "unimq_kafka", "unimq_rabbitmq", "unimq_sqs", "unimq_contract"}
-EXTRAS = {"kafka", "rabbitmq", "sqs", "zstd", "cli", "otel", "bench", "test", "docs", "all"}
-CLIENTS = {"confluent_kafka", "pika", "boto3", "botocore", "opentelemetry", "cyclopts", "rich"}
+EXTRAS = {"kafka", "rabbitmq", "sqs", "zstd", "cli", "otel", "prometheus", "bench", "test", "docs", "all"}
+CLIENTS = {"confluent_kafka", "pika", "boto3", "botocore", "opentelemetry", "prometheus_client", "cyclopts", "rich"}
 
 pytestmark = pytest.mark.slow
 

@@ -30,6 +30,7 @@ from unimq._errors import (
     Unroutable,
     Unsupported,
 )
+from unimq._instruments import ConnectionView, Instrument
 from unimq._message import Message
 from unimq._middleware import Middleware, Nack, Reject
 from unimq._receipt import Receipt
@@ -60,6 +61,7 @@ __all__ = [  # noqa: RUF022 - JSON is no constant
     "Compressed",
     "ConfigError",
     "ConnectionLost",
+    "ConnectionView",
     "Consumer",
     "DeclarationConflict",
     "DecodeError",
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022 - JSON is no constant
     "Encoded",
     "Feature",
     "HandledMessages",
+    "Instrument",
     "InvalidMessage",
     "JSON",
     "LeaseLost",

@@ -27,6 +27,7 @@ from unimq._codec import Codec, Sent_contra, Value_co, encode
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
+from unimq._instruments import Instrument
 from unimq._mailbox import Mailbox
 from unimq._message import Headers, Message, compose
 from unimq._middleware import Middleware
@@ -154,7 +155,7 @@ def connect_async(
     url: str | None = None,
     *,
     timeout: float | timedelta = DEFAULT_TIMEOUT,
-    middleware: Iterable[Middleware] = (),
+    middleware: Iterable[Middleware | Instrument] = (),
     config: str | os.PathLike[str] | None = None,
 ) -> "Opening[AsyncBroker]":
     """Connect to a broker as `connect` does; await what it returns, or use it in ``async with``."""

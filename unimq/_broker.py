@@ -19,6 +19,8 @@ from unimq._codec import Codec, bound
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
 from unimq._errors import Closed, ConfigError
+from unimq._instruments import Instrument, attached
+from unimq._instruments import checked as checked_for_connection
 from unimq._middleware import Middleware, checked
 from unimq._policies import demands, require
 from unimq._receiving import ConsumerCore
@@ -49,11 +51,11 @@ class BrokerCore:
         url: str | None,
         *,
         timeout: Seconds,
-        middleware: Iterable[Middleware] = (),
+        middleware: Iterable[Middleware | Instrument] = (),
         config: str | os.PathLike[str] | None = None,
     ) -> None:
         self.timeout: float = seconds(timeout, "timeout")
-        self.middleware: tuple[Middleware, ...] = checked(middleware)
+        given = checked_for_connection(middleware)
         self._config = config
         self.url: BrokerURL
         self.url, place = address_of(url, lambda: self.configuration)
@@ -75,6 +77,7 @@ class BrokerCore:
         self.requests: Requests | None = None
         self.request_lock: threading.Lock = threading.Lock()
         """Guards the making of `requests`, which blocks."""
+        self.middleware: tuple[Middleware, ...] = attached(given, self)
         _open_brokers.add(self)
 
     @cached_property

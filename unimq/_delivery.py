@@ -7,7 +7,7 @@ import msgspec
 
 from unimq._codec import Value_co
 from unimq._destinations import Seconds
-from unimq._message import Headers, Message
+from unimq._message import Headers, Message, Notes
 
 
 class Settler(Protocol):
@@ -43,6 +43,8 @@ class Delivery(msgspec.Struct, Generic[Value_co], eq=False):
     """Set by the consumer when the driver says that the delivery is no longer held."""
     decoded: object = msgspec.UNSET
     """What the consumer's codec made of the message."""
+    notes: Notes | None = None
+    """What middlewares note between their hooks for this delivery."""
 
     @property
     def value(self) -> Value_co:

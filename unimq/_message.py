@@ -14,6 +14,8 @@ from unimq._errors import ConfigError, InvalidMessage
 
 Headers = Mapping[str, str | bytes]
 NO_HEADERS: Headers = MappingProxyType({})
+Notes = dict[object, object]
+"""What middlewares note for themselves, each by a key of its own."""
 
 RESERVED_PREFIX = "unimq-"
 """Header names of our own on the wire begin so; users cannot set them."""
@@ -45,6 +47,8 @@ class Message(msgspec.Struct, eq=False):
     """Unix time of the send in seconds; the wire keeps milliseconds. Set by the library."""
     expires_at: float | None = None
     """Unix time in seconds after which it is no longer delivered (T1). Set by the library."""
+    notes: Notes | None = None
+    """What middlewares note between `publish` and `published`; never sent."""
 
 
 class _MessageIds:

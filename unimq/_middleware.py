@@ -63,13 +63,14 @@ class Middleware:
 
 
 def checked(middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    """Return the middlewares as a tuple, or raise `ConfigError` if one is none."""
+    """Return the middlewares of one producer or consumer as a tuple, or raise `ConfigError` if one is none."""
     if isinstance(middleware, Middleware):
         raise ConfigError("middleware must be a sequence of unimq.Middleware; put the one in brackets")
     found = tuple(middleware)
     for each in found:
         if not isinstance(each, Middleware):
-            raise ConfigError(f"middleware must be unimq.Middleware, not {type(each).__name__}")
+            of_connection = "; telemetry is given to connect()" if hasattr(each, "attach") else ""
+            raise ConfigError(f"middleware must be unimq.Middleware, not {type(each).__name__}{of_connection}")
     return found
 
 

@@ -122,7 +122,9 @@ class ProducerCore:
             except Exception as error:
                 raise SendRejected(f"middleware hook {hook!r} refused the message: {error!r}") from error
             if changed is not message:
+                notes = changed.notes or message.notes
                 message = prepare(changed)
+                message.notes = notes
         if message.delay or message.ttl is not None:
             self._check_times(message)
         if self.queue_ttl is not None:

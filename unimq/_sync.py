@@ -20,6 +20,7 @@ from unimq._codec import Codec, Sent_contra, T, Value_co, encode
 from unimq._delivery import Delivery
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, seconds
 from unimq._errors import Closed, UnimqError
+from unimq._instruments import Instrument
 from unimq._message import Headers, Message, compose
 from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
@@ -37,7 +38,7 @@ def connect(
     url: str | None = None,
     *,
     timeout: float | timedelta = DEFAULT_TIMEOUT,
-    middleware: Iterable[Middleware] = (),
+    middleware: Iterable[Middleware | Instrument] = (),
     config: str | os.PathLike[str] | None = None,
 ) -> "Broker":
     """Connect to a broker: ``memory://``, ``amqp://…``, ``kafka://…``, ``sqs://…``, or a name from ``unimq.toml``.

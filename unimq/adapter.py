@@ -26,6 +26,8 @@ from unimq._capabilities import Capabilities, Feature, Stats, Support, emulated,
 from unimq._delivery import Delivery, Settler
 from unimq._destinations import REPLY_PREFIX, Queue, Source, Subscription, Target, Topic, queue_of
 from unimq._errors import UnimqError
+from unimq._events import SeldomLog
+from unimq._instruments import Reconnecting
 from unimq._lanes import Lanes
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
@@ -52,6 +54,8 @@ __all__ = [
     "Outgoing",
     "Queue",
     "Receiver",
+    "Reconnecting",
+    "SeldomLog",
     "Sender",
     "Source",
     "Stats",

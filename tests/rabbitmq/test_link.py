@@ -100,3 +100,56 @@ def test_whatever_pika_raises_is_a_failed_attempt(
         thread.join(WITHIN)
     assert all(isinstance(error, ConnectionLost) for error in attempts.errors)
     assert caplog.records == []
+
+
+class StubConnection:
+    """A connection that comes up and breaks when the test says so."""
+
+    is_open = True
+
+    def __init__(self, _parameters: object, **_: object) -> None:
+        pass
+
+    def add_on_connection_blocked_callback(self, _callback: object) -> None:
+        pass
+
+    add_on_connection_unblocked_callback = add_on_connection_blocked_callback
+
+
+class Guest:
+    """A `unimq_rabbitmq._link.User` to whom all of this means nothing."""
+
+    def connected(self) -> None: ...
+    def unreachable(self, error: UnimqError) -> None: ...
+    def ended(self, error: UnimqError) -> None: ...
+
+
+def test_a_loss_is_told_once_and_what_was_restored_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "unimq.rabbitmq")
+    monkeypatch.setattr(_link, "SelectConnection", StubConnection)
+    thread = IOThread("test")
+    link = Link(thread, Endpoint(parse_url("amqp://127.0.0.1:1/"), RabbitMQOptions()), "testing", 5.0)
+    counted: list[int] = []
+    done = threading.Event()
+
+    def play(_: object) -> None:
+        link.attach(Guest())
+        for failures in (1, 3):
+            link._opened(link._current)  # type: ignore[arg-type] # a stub
+            counted.append(link.reconnects)
+            for _attempt in range(failures):
+                link._lost(link._current, OSError("broken"))
+                link._connect()
+        link._opened(link._current)  # type: ignore[arg-type] # a stub
+        counted.append(link.reconnects)
+        link._current = None
+        link.close(1.0, thread.stop)
+        done.set()
+
+    thread.post(play, None)
+    assert done.wait(WITHIN)
+    thread.join(WITHIN)
+    assert counted == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING", "INFO"]

@@ -172,6 +172,11 @@ class RabbitMQDriver:
         """
         return self._consuming.connection
 
+    @property
+    def reconnects(self) -> int:
+        """See `unimq.adapter.Reconnecting`; of both connections."""
+        return self._consuming.reconnects + self._publishing.reconnects
+
     # Administration.
 
     def declare(

@@ -53,6 +53,8 @@ class Link:
         """The broker takes no messages at present (memory or disk alarm)."""
         self.last_error: UnimqError | None = None
         """Why there is no connection; read by callers that waited in vain."""
+        self.reconnects = 0
+        """How often the connection was restored after it had been lost."""
         self._users: dict[User, None] = {}
         self._current: SelectConnection | None = None
         self._was_open = False
@@ -137,6 +139,7 @@ class Link:
         connection.add_on_connection_unblocked_callback(self.thread.guarded(self._is_unblocked))
         if self._failures:
             log.info("connected to RabbitMQ again: %s (%s)", self.endpoint, self.purpose)
+        self.reconnects += self._was_open
         self._failures = 0
         self._was_open = True
         self.last_error = None
@@ -149,6 +152,7 @@ class Link:
         self.blocked = True
 
     def _is_unblocked(self, _connection: object, _frame: object) -> None:
+        log.info("RabbitMQ takes messages again: %s", self.endpoint)
         self.blocked = False
         for user in list(self._users):
             user.connected()
@@ -167,8 +171,9 @@ class Link:
             self._finish(found)
             return
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures) * random.uniform(0.5, 1.0)
+        # One line for the loss; before the first connection the caller who waits is told.
+        level = logging.WARNING if self._was_open and not self._failures else logging.DEBUG
         self._failures = min(self._failures + 1, 16)
-        level = logging.WARNING if self._was_open else logging.DEBUG  # else the caller who waits is told
         log.log(level, "no connection to RabbitMQ (%s), next attempt in %.2f s: %s", self.purpose, pause, found)
         self._timer = self.thread.call_later(pause, self._connect)
         for user in list(self._users):

@@ -16,7 +16,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
-from unimq.adapter import Delivery, DeliverySink, Lanes
+from unimq.adapter import Delivery, DeliverySink, Lanes, SeldomLog
 from unimq_rabbitmq import _errors, _wire
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._link import Link
@@ -127,6 +127,7 @@ class RabbitMQReceiver:
         self._link = link
         self._thread = link.thread
         self._queue = queue
+        self._seldom = SeldomLog()
         self._sink = sink
         self._prefetch = min(prefetch, _MOST_PREFETCH)
         self._is_ordered = is_ordered
@@ -218,6 +219,7 @@ class RabbitMQReceiver:
         except NoAnswer:
             # The broker does not answer: what it has not read of our acks comes again.
             self._thread.post(self._abandon, None)
+        self._seldom.finish()
 
     # The channel.
 
@@ -478,7 +480,13 @@ class RabbitMQReceiver:
             self._acks.append(delivery)
             self._flush_acks()
         else:
-            log.warning("a message of %r comes again without its delay: %s", self._queue, error)
+            self._seldom.say(
+                "nack-without-delay",
+                "a message of %r comes again without its delay: %s",
+                self._queue,
+                error,
+                source=self._queue,
+            )
             self._requeue(delivery)
         if not self._delays.under_way:
             waiting, self._after_delays = self._after_delays, []
