@@ -255,8 +255,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         console.print(table)
     terminalreporter.write(shown.get())
     terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")
-    unshown = _unshown(config) if config.option.unimq_mutants == "all" and not config.option.keyword else []
-    if unshown and not _is_whole(config):
+    unshown = _unshown(config)
+    if unshown and not _is_whole(config) and "memory" in _made(config) and not config.option.keyword:
         terminalreporter.write_line(
             f"{len(unshown)} tests kill theirs on other backends only, which a run of all backends must show: "
             f"{', '.join(unshown)}"
