@@ -19,7 +19,17 @@ ERRORS: dict[str, type[unimq.UnimqError]] = {
     if isinstance(member, type) and issubclass(member, unimq.UnimqError)
 }
 LAZY_ON_PURPOSE = {"asyncio", "logging.config", "importlib.metadata", "unittest", "ssl"}
-CLIENTS = {"pika", "confluent_kafka", "boto3", "botocore", "cyclopts", "rich", "pytest", "opentelemetry", "prometheus_client"}
+CLIENTS = {
+    "pika",
+    "confluent_kafka",
+    "boto3",
+    "botocore",
+    "cyclopts",
+    "rich",
+    "pytest",
+    "opentelemetry",
+    "prometheus_client",
+}
 ADAPTERS = {"unimq_memory", "unimq_rabbitmq", "unimq_kafka", "unimq_sqs", "unimq_contract"}
 
 

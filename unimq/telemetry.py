@@ -9,6 +9,8 @@ Names and attributes are those of the semantic conventions for messaging (1.37),
 with ``unimq.``. What there is stands in ``docs/telemetry.md``.
 """
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -114,13 +116,14 @@ class OpenTelemetry:
 
     def attach(self, connection: ConnectionView) -> Sequence[Middleware]:
         """See `unimq.Instrument.attach`."""
-        destinations = _Destinations(*broker_of(connection))
+        broker = broker_of(connection)
+        destinations = _Destinations(*broker)
         hooks: list[Middleware] = []
         if self._tracer is not None:
             hooks.append(_Tracing(self._tracer, destinations).hooks())
         if self._metrics is not None:
             self._metrics.watched.add(connection, self._queues)
-            hooks.append(measuring(_Recorder(self._metrics, destinations)))
+            hooks.append(measuring(_Recorder(self._metrics, broker, destinations)))
         return hooks
 
 
@@ -255,6 +258,31 @@ class _Processing:
 # Metrics.
 
 
+class _Counter:
+    """A counter that is read when metrics are collected: one of the SDK's takes microseconds for each addition.
+
+    `_lock` guards the counts, of which there is one for each broker, destination and outcome.
+    """
+
+    def __init__(self, meter: Meter, name: str, text: str, operation: Attributes, outcome: str = "") -> None:
+        self._lock = threading.Lock()
+        self._counts: defaultdict[tuple[Broker, str, str | None], int] = defaultdict(int)
+        self._operation = operation
+        self._outcome = outcome
+        meter.create_observable_counter(name, [self._observe], "{message}", text)
+
+    def add(self, broker: Broker, name: str, outcome: str | None = None) -> None:
+        with self._lock:
+            self._counts[broker, name, outcome] += 1
+
+    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            counts = dict(self._counts)
+        for (broker, name, outcome), number in counts.items():
+            more = {} if outcome is None else {self._outcome: outcome}
+            yield Observation(number, {**_named(broker, name), **self._operation, **more})
+
+
 class _Metrics:
     """The instruments, and the connections that the observed ones are read from."""
 
@@ -263,17 +291,21 @@ class _Metrics:
             return meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=SECONDS)
 
         self.duration = histogram("messaging.client.operation.duration", "From the call of send to the outcome.")
-        self.sent = meter.create_counter("messaging.client.sent.messages", "{message}", "Messages with an outcome.")
-        self.consumed = meter.create_counter(
-            "messaging.client.consumed.messages", "{message}", "Deliveries that reached their user."
-        )
         self.process = histogram("messaging.process.duration", "One call of a handler.")
         self.latency = histogram("unimq.message.latency", "From the send to the first delivery.")
-        self.redelivered = meter.create_counter(
-            "unimq.redelivered.messages", "{message}", "Deliveries that were not the first of their message."
+        self.sent = _Counter(meter, "messaging.client.sent.messages", "Messages with an outcome.", _SEND, "error.type")
+        self.consumed = _Counter(
+            meter, "messaging.client.consumed.messages", "Deliveries that reached their user.", _RECEIVE
         )
-        self.settled = meter.create_counter(
-            "unimq.settled.messages", "{message}", "Deliveries that ended: ack, nack, dead, dropped, lost."
+        self.redelivered = _Counter(
+            meter, "unimq.redelivered.messages", "Deliveries that were not the first of their message.", {}
+        )
+        self.settled = _Counter(
+            meter,
+            "unimq.settled.messages",
+            "Deliveries that ended: ack, nack, dead, dropped, lost.",
+            {},
+            "unimq.settlement",
         )
         self.watched = Watched()
         self._observe(meter)
@@ -325,35 +357,37 @@ def _named(broker: Broker, name: str) -> Attributes:
 class _Recorder:
     """The measurements of one connection; see `unimq._measuring.Recorder`."""
 
-    def __init__(self, found: _Metrics, destinations: _Destinations) -> None:
+    def __init__(self, found: _Metrics, broker: Broker, destinations: _Destinations) -> None:
         self._metrics = found
+        self._broker = broker
 
         @lru_cache(_MOST_DESTINATIONS)
-        def attributes(name: str, **more: str) -> Attributes:
-            return {**destinations.of(name), **more}
+        def attributes(name: str, operation: str, error: str | None) -> Attributes:
+            more = {} if error is None else {"error.type": error}
+            return {**destinations.of(name), **_OPERATIONS[operation], **more}
 
         self._attributes = attributes
 
     def sent(self, target: str, duration: float, error: UnimqError | None) -> None:
-        more = {} if error is None else {"error.type": type(error).__qualname__}
-        attributes = self._attributes(target, **_SEND, **more)
-        self._metrics.sent.add(1, attributes)
-        self._metrics.duration.record(duration, attributes)
+        name = label_of(target)
+        kind = None if error is None else type(error).__qualname__
+        self._metrics.sent.add(self._broker, name, kind)
+        self._metrics.duration.record(duration, self._attributes(name, "send", kind))
 
     def delivered(self, source: str, latency: float, attempt: int) -> None:
-        attributes = self._attributes(source, **_RECEIVE)
-        self._metrics.consumed.add(1, attributes)
+        name = label_of(source)
+        self._metrics.consumed.add(self._broker, name)
         if attempt > 1:
-            self._metrics.redelivered.add(1, self._attributes(source))
+            self._metrics.redelivered.add(self._broker, name)
         else:
-            self._metrics.latency.record(latency, self._attributes(source))
+            self._metrics.latency.record(latency, self._attributes(name, "", None))
 
     def settled(self, source: str, how: Settlement) -> None:
-        self._metrics.settled.add(1, self._attributes(source, **_HOW[how]))
+        self._metrics.settled.add(self._broker, label_of(source), how)
 
     def handled(self, source: str, messages: int, duration: float, error: BaseException | None) -> None:
-        more = {} if error is None else {"error.type": type(error).__qualname__}
-        self._metrics.process.record(duration, self._attributes(source, **_PROCESS, **more))
+        kind = None if error is None else type(error).__qualname__
+        self._metrics.process.record(duration, self._attributes(label_of(source), "process", kind))
 
 
 def _operation(name: str) -> dict[str, str]:
@@ -362,7 +396,4 @@ def _operation(name: str) -> dict[str, str]:
 
 _SEND = _operation("send")
 _RECEIVE = _operation("receive")
-_PROCESS = _operation("process")
-_HOW: Mapping[str, dict[str, str]] = {
-    how: {"unimq.settlement": how} for how in ("ack", "nack", "dead", "dropped", "lost")
-}
+_OPERATIONS: Mapping[str, Attributes] = {"send": _SEND, "process": _operation("process"), "": {}}

@@ -217,6 +217,42 @@ def stats(*sources: str, subscription: OfTopic = None, url: URL = None, json: JS
 
 
 @app.command
+def top(
+    *sources: str,
+    subscription: OfTopic = None,
+    metrics: str | None = None,
+    interval: float = 2.0,
+    times: int | None = None,
+    config: Path | None = None,
+    url: URL = None,
+    json: JSON = False,
+) -> None:
+    """Show queues live, until Ctrl-C: what waits, grows, is in flight, delayed or dead, and how old the oldest is.
+
+    With --metrics also what workers do that export metrics for Prometheus: rates, latency, handlers, reconnects.
+
+    Args:
+        sources: Queues; TOPIC--NAME is a subscription. Without any, all queues and subscriptions of the configuration.
+        metrics: Where the workers export: a URL such as http://localhost:9464/metrics.
+        interval: Seconds between two looks.
+        times: End after so many looks.
+        config: The configuration; else UNIMQ_CONFIG, or the nearest one from here upwards.
+    """
+    from unimq._cli import _top
+
+    seconds(interval, "--interval")
+    if times is not None:
+        count(times, "--times")
+    with _connect(url, config) as broker:
+        wanted = [_source(name, subscription) for name in sources] or [
+            found for found in broker._core.configuration.destinations.values() if not isinstance(found, Topic)
+        ]
+        if not wanted:
+            raise UsageError("name at least one queue: there is none in a configuration")
+        _top.top(broker, wanted, metrics=metrics, interval=interval, times=times, json=json)
+
+
+@app.command
 def redrive(
     source: str,
     /,
