@@ -23,6 +23,8 @@ class Topics:
         self.errors: list[UnimqError] = []
         self.created: list[tuple[str, int, int | None, dict[str, str]]] = []
         self.looks = 0
+        self.ids: dict[str, str] = {}
+        self.deleted: list[tuple[str, dict[int, int]]] = []
 
     def find_partitions(self, name: str, timeout: float) -> list[int] | None:
         if self.errors:
@@ -47,6 +49,14 @@ class Topics:
     def offsets(self, name: str, *, end: bool, timeout: float) -> dict[int, int]:
         return dict.fromkeys(range(self.made[name]), 0)
 
+    def topic_id(self, name: str, timeout: float) -> str:
+        return self.ids.get(name, "")
+
+    def delete_records(self, name: str, ends: Mapping[int, int], timeout: float) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.deleted.append((name, dict(ends)))
+
     def existing(self, names: Sequence[str], timeout: float) -> dict[str, int]:
         self.looks += 1
         if self.errors:
@@ -62,6 +72,11 @@ class Forwarding:
         self.partitions = partitions
         self.is_over = False
         self.said: list[str] = []
+        self.failure: UnimqError | None = None
+        self.done: tuple[str, dict[int, int]] = ("", {})
+
+    def finished(self) -> tuple[str, dict[int, int]]:
+        return self.done
 
     def begin_close(self, close_by: float) -> None:
         self.said.append("begin_close")
@@ -217,6 +232,41 @@ def test_one_that_ended_by_itself_is_replaced_once_there_is_a_topic_again(settin
     assert len(setting.opened) == 1
     setting.topics.made["orders.unimq-delay"] = TIERS
     setting.wait_for(2)
+
+
+def test_one_that_failed_is_replaced_after_a_rest(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_delays, "_REST", 0.3)
+    setting.topics.made["orders.unimq-delay"] = TIERS
+    setting.delays.join("orders")
+    forwarder = setting.wait_for(1)
+    failed_at = time.monotonic()
+    forwarder.failure, forwarder.is_over = AuthError("no right to write there"), True
+    setting.wait_for(2)
+    assert time.monotonic() - failed_at >= 0.3
+
+
+def test_what_is_done_is_deleted(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_delays, "_TRIM_INTERVAL", 0.0)
+    name = "orders.unimq-delay"
+    setting.topics.made[name], setting.topics.ids[name] = TIERS, "one"
+    setting.delays.join("orders")
+    forwarder = setting.wait_for(1)
+    setting.delays._trim_at = 0.0
+    forwarder.done = "one", {0: 5, 3: 7}
+    until(lambda: setting.topics.deleted)
+    forwarder.done = "one", {0: 5, 3: 8}
+    until(lambda: len(setting.topics.deleted) > 1)
+    assert setting.topics.deleted == [(name, {0: 5, 3: 7}), (name, {3: 8})]
+    # The topic was made again, of which the forwarder has not heard yet.
+    setting.topics.ids[name] = "two"
+    forwarder.done = "one", {0: 9, 3: 9}
+    looks = setting.topics.looks
+    setting.delays.join("others")
+    until(lambda: setting.topics.looks > looks + 2)
+    assert len(setting.topics.deleted) == 2
+    forwarder.done = "two", {0: 1}
+    until(lambda: len(setting.topics.deleted) > 2)
+    assert setting.topics.deleted[2:] == [(name, {0: 1})]
 
 
 def test_a_request_that_fails_is_made_again(setting: Setting) -> None:

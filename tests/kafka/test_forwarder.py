@@ -16,7 +16,7 @@ from unimq_kafka._producer import Job
 from unimq_kafka._tiers import delay_topic
 from unimq_kafka._wire import DUE, SENT_AT
 
-from unimq import NotFound
+from unimq import AuthError, ConnectionLost, NotFound
 
 from .conftest import until
 
@@ -348,6 +348,35 @@ def test_a_deleted_topic_is_noticed(put: Callable[..., None], open_forwarder: Op
     forwarder._member._is_topic_missing = lambda: True
     forwarder._mail.post(forwarder._member._look_for_topic)
     until(lambda: forwarder.is_over)
+    assert forwarder.failure is None
+
+
+def test_who_may_not_write_to_the_destination_leaves_it_to_others(
+    put: Callable[..., None], open_forwarder: Open, address: str, topic: str
+) -> None:
+    put(b"x", 0, -1)
+    forwarder, moves = open_forwarder()
+    moves.wait_for(1)
+    refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    moves.jobs[0].sender.take_reports([], [(moves.jobs[0].entry, refusal)])
+    until(lambda: forwarder.is_over)
+    assert isinstance(forwarder.failure, AuthError)
+    assert topic in str(forwarder.failure)
+    assert committed(address, topic, 0) == 0
+    _, other = open_forwarder()
+    other.wait_for(1)
+
+
+def test_it_says_what_is_done_for_certain(put: Callable[..., None], open_forwarder: Open) -> None:
+    for body in (b"1", b"2", b"3"):
+        put(body, 0, -1)
+    forwarder, moves = open_forwarder()
+    moves.wait_for(3)
+    assert forwarder.finished() == ("", {})
+    moves.confirm(moves.jobs[0], moves.jobs[2])
+    until(lambda: forwarder.finished() == ("", {0: 1}))
+    moves.confirm(moves.jobs[1])
+    until(lambda: forwarder.finished() == ("", {0: 3}))
 
 
 def test_an_unexpected_error_ends_it(
@@ -360,4 +389,5 @@ def test_an_unexpected_error_ends_it(
     put(b"x", 0, -1)
     forwarder, moves = open_forwarder()
     until(lambda: forwarder.is_over)
+    assert isinstance(forwarder.failure, ConnectionLost)
     assert not moves.is_attached

@@ -26,6 +26,10 @@ _LOOK_INTERVAL = 1.0
 _STEP = 2.0
 """Seconds of one request; the thread can end after it."""
 _RETRY = 0.25
+_REST = 30.0
+"""Seconds until a forwarder that failed is replaced: for want of a right, it would fail again."""
+_TRIM_INTERVAL = 60.0
+"""Seconds between deletions of what is done: it would stay for the 30 days of the longest delay."""
 
 
 class _Wanted(msgspec.Struct, eq=False):
@@ -78,6 +82,11 @@ class Delays:
         self._receivers: Counter[str] = Counter()
         """Receivers by topic."""
         self._forwarders: dict[str, Forwarder] = {}
+        self._rests: dict[str, float] = {}  # the thread's
+        """Until when no forwarder is opened for a topic."""
+        self._trimmed: dict[str, tuple[str, dict[int, int]]] = {}  # the thread's
+        """What was deleted: as `Forwarder.finished` says it."""
+        self._trim_at = time.monotonic() + _TRIM_INTERVAL
 
     # Senders.
 
@@ -160,6 +169,9 @@ class Delays:
         for request in wanted:
             self._provide(request)
         self._serve()
+        if time.monotonic() >= self._trim_at:
+            self._trim_at = time.monotonic() + _TRIM_INTERVAL
+            self._trim()
         if self._wanted:
             return _RETRY
         return _LOOK_INTERVAL if self._receivers else None
@@ -197,11 +209,17 @@ class Delays:
 
     def _serve(self) -> None:
         """Open the forwarders that are missing, as far as their topics exist."""
+        now = time.monotonic()
         with self._lock:
             # One that ended by itself, as its topic was deleted, is opened again if that is made again.
             for topic in [topic for topic, forwarder in self._forwarders.items() if forwarder.is_over]:
-                del self._forwarders[topic]
-            missing = {delay_topic(topic): topic for topic in self._receivers.keys() - self._forwarders.keys()}
+                failure = self._forwarders.pop(topic).failure
+                if failure is not None:
+                    log.warning("%s; tried again in %g s", failure, _REST)
+                    self._rests[topic] = now + _REST
+            self._rests = {topic: until for topic, until in self._rests.items() if until > now}
+            unserved = self._receivers.keys() - self._forwarders.keys() - self._rests.keys()
+            missing = {delay_topic(topic): topic for topic in unserved}
         if not missing:
             return
         try:
@@ -210,6 +228,24 @@ class Delays:
                 self._open(missing[name], partitions)
         except UnimqError as error:
             log.debug("looking for topics of delays: %s", error)
+
+    def _trim(self) -> None:
+        """Delete what is done. Whoever may not do that keeps it until the retention ends."""
+        with self._lock:
+            forwarders = dict(self._forwarders)
+        self._trimmed = {topic: done for topic, done in self._trimmed.items() if topic in forwarders}
+        for topic, forwarder in forwarders.items():
+            topic_id, done = forwarder.finished()
+            before_id, before = self._trimmed.get(topic, ("", {}))
+            more = {p: end for p, end in done.items() if topic_id != before_id or end > before.get(p, 0)}
+            name = delay_topic(topic)
+            # Offsets of one that was deleted mean other messages in one of the same name.
+            if more and topic_id and self._admin.topic_id(name, _STEP) == topic_id:
+                self._trimmed[topic] = topic_id, done
+                try:
+                    self._admin.delete_records(name, more, _STEP)
+                except UnimqError as error:
+                    log.debug("deleting what is done in %r: %s", name, error)
 
     def _open(self, topic: str, partitions: int) -> None:
         forwarder = self._open_forwarder(topic, partitions)

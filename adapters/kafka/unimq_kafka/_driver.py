@@ -263,16 +263,21 @@ class KafkaDriver:
         """See `unimq.adapter.Driver.open_receiver`."""
         topic = _topic_of(source)
         self._admin.partitions(topic, timeout)
-        receiver = KafkaReceiver(
-            consumer_settings(self._settings, self._options, queue_of(source).name, self._protocol, prefetch),
-            topic,
-            sink,
-            prefetch,
-            is_ordered=queue_of(source).ordering == "key",
-            find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
-            is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
-            share=self._delays.join(topic),
-        )
+        share = self._delays.join(topic)
+        try:
+            receiver = KafkaReceiver(
+                consumer_settings(self._settings, self._options, queue_of(source).name, self._protocol, prefetch),
+                topic,
+                sink,
+                prefetch,
+                is_ordered=queue_of(source).ordering == "key",
+                find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
+                is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
+                share=share,
+            )
+        except BaseException:
+            share.end(time.monotonic())
+            raise
         with self._lock:
             self._receivers = {r: s for r, s in self._receivers.items() if not r.is_over}
             self._receivers[receiver] = source

@@ -18,9 +18,9 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as Record
 
-from unimq import UnimqError
+from unimq import ConnectionLost, NotFound, UnimqError
 from unimq.adapter import Mailbox, Message, Outgoing
-from unimq_kafka._errors import describe, native_of
+from unimq_kafka._errors import describe, is_final, native_of, request_error
 from unimq_kafka._member import Member
 from unimq_kafka._options import Settings
 from unimq_kafka._producer import Job, SharedProducer
@@ -49,6 +49,8 @@ _MOST_REFUSED = 5_000
 """Messages that wait to be moved again, beyond which no others are tried (L5)."""
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 """Seconds after which a refused message is moved again, doubled each time."""
+_COMPLAINT_INTERVAL = 10.0
+"""Seconds between lines of the log about messages that were refused."""
 _DRAIN = 1.0
 """Seconds for what is being moved to be confirmed before its tier is given up, so that it is not moved twice."""
 
@@ -110,6 +112,8 @@ class Forwarder:
         self._mail: Mailbox[Callable[[], None]] = Mailbox(self._wakeup.set)
         self._is_closing = False  # any thread
         self._close_by = 0.0  # set before `_is_closing`
+        self.failure: UnimqError | None = None  # set by the thread before `is_over`
+        """Why it ended by itself, if that was not because its topic was deleted."""
         self.is_over = False  # set by the thread as its last act
         self.outstanding: dict[Outgoing, Waiting] = {}  # changed by the thread alone
         """What is being moved; see `_producer.ReportTaker`."""
@@ -121,6 +125,8 @@ class Forwarder:
         self._parked_bytes = 0
         self._refused_count = 0
         """Of the parked ones, those that are to be tried again."""
+        self._complain_at = 0.0
+        self._finished: tuple[str, dict[int, int]] = "", {}  # replaced by the thread as a whole
         self._numbers = itertools.count()
         self._member: Member[Waiting] = Member(
             settings, self._delay_topic, self, find_topic_id=find_topic_id, is_topic_missing=is_topic_missing
@@ -148,6 +154,10 @@ class Forwarder:
         """End because the topic is being deleted; nothing is committed."""
         self._mail.post(lambda: setattr(self._member, "end", error))
         self._thread.join(timeout)
+
+    def finished(self) -> tuple[str, dict[int, int]]:
+        """Return the id of the topic of delays, and below which offset of each tier all is done for certain."""
+        return self._finished
 
     def forget_waiting(self) -> None:
         """Forget what waits here, as the topic of delays was purged."""
@@ -178,10 +188,14 @@ class Forwarder:
             if self._member.end is None:
                 self._wait_for_confirmations(self._tiers.keys(), self._close_by)
                 self._member.leave(self._close_by)
-        except Exception:
-            # Whoever joined it notices that it is over, and opens another one.
+        except Exception as fault:
             log.exception("the forwarder of %r ended", self._delay_topic)
+            self._member.end = ConnectionLost(
+                f"the forwarder of {self._topic!r} ended by an unexpected error: {fault!r}"
+            )
         finally:
+            if not isinstance(self._member.end, NotFound):
+                self.failure = self._member.end
             self._member.drop(list(self._member.partitions.values()))
             self._producer.detach(self)
             self._member.close()
@@ -353,6 +367,9 @@ class Forwarder:
             waiting = self._take_out(entry)
             if waiting is not None:
                 self._try_again_later(waiting, error)
+                if is_final(error):
+                    # Another forwarder may have the right to write there, and gets the tiers of this one.
+                    self._member.end = request_error(error, f"forwarding delayed messages to {self._topic!r}")
 
     def _take_out(self, entry: Outgoing) -> Waiting | None:
         """Return what a report is about; `None` if its partition has gone, or if it was reported before."""
@@ -365,15 +382,12 @@ class Forwarder:
     def _try_again_later(self, waiting: Waiting, error: KafkaError) -> None:
         """Keep what was refused, or may not be stored: it must not be lost, and blocks nobody in the meantime."""
         pause = min(_LONGEST_RETRY, _SHORTEST_RETRY * 2 ** min(waiting.refusals, 10))
-        log.log(
-            logging.WARNING if waiting.refusals else logging.INFO,
-            "a delayed message for %r is moved again in %g s: %s",
-            self._topic,
-            pause,
-            describe(error),
-        )
+        now = time.time()
+        if now >= self._complain_at:
+            self._complain_at = now + _COMPLAINT_INTERVAL
+            log.warning("delayed messages for %r are refused, and tried again: %s", self._topic, describe(error))
         waiting.refusals += 1
-        self._park(waiting, time.time() + pause)
+        self._park(waiting, now + pause)
 
     def _wait_for_confirmations(self, progresses: Collection[PartitionProgress[Waiting]], deadline: float) -> None:
         until = min(time.monotonic() + _DRAIN, deadline)
@@ -418,9 +432,16 @@ class Forwarder:
             self._tiers.pop(progress, None)
         self._parked = [item for item in self._parked if item[2].is_parked]
         heapq.heapify(self._parked)
+        self.committed()
 
     def committed(self) -> None:
-        """See `_member.Owner.committed`: nobody waits for it."""
+        """See `_member.Owner.committed`."""
+        done = [progress for progress in self._member.partitions.values() if progress.base]
+        if done:
+            topic_id = done[0].topic_id
+            self._finished = topic_id, {each.partition: each.base for each in done if each.topic_id == topic_id}
+        else:
+            self._finished = "", {}
 
     def is_closing(self) -> bool:
         """See `_member.Owner.is_closing`."""

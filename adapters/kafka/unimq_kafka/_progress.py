@@ -96,14 +96,15 @@ class PartitionProgress(Generic[H]):
         "_order",
         "_sent",
         "_skip",
-        "_topic_id",
         "acked",
+        "base",
         "dirty",
         "held",
         "next",
         "over",
         "partition",
         "proven",
+        "topic_id",
         "with_map",
     )
 
@@ -118,11 +119,13 @@ class PartitionProgress(Generic[H]):
         self.dirty = False
         """There is something to commit."""
         self.acked = 0
+        self.base = 0
+        """Below it all is done by a commit that the broker has confirmed during this assignment."""
         self.proven = 0
         """The first so many acks are in a commit that the broker has confirmed (A1)."""
         self.with_map = True
         """False once the broker refused the size of the metadata; then acks above a gap stay unproven."""
-        self._topic_id = topic_id
+        self.topic_id = topic_id
         self._order: deque[int] = deque()
         self._done: set[int] = set()
         self._skip = skip
@@ -166,9 +169,9 @@ class PartitionProgress(Generic[H]):
         base = self._order[0] if self._order else self.next
         if self.with_map:
             # What the previous owner did above is done, received again or not.
-            metadata, complete = encode_metadata(self._topic_id, base, (*self._done, *self._skip))
+            metadata, complete = encode_metadata(self.topic_id, base, (*self._done, *self._skip))
         else:
-            metadata, complete = encode_metadata(self._topic_id, base, ())
+            metadata, complete = encode_metadata(self.topic_id, base, ())
             complete = not self._done
         self._sent[base, metadata] = self.acked if complete else self.proven
         self.dirty = False
@@ -180,5 +183,6 @@ class PartitionProgress(Generic[H]):
         if proven is None:
             return False
         self.proven = max(self.proven, proven)
+        self.base = max(self.base, offset)
         self._sent = {point: acked for point, acked in self._sent.items() if acked > self.proven}
         return True
