@@ -7,7 +7,7 @@ BIN := .venv/bin
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-INSTALL := -c constraints.txt --no-build-isolation -e '.[all,test]' --group dev
+INSTALL := -c constraints.txt --no-build-isolation -e '.[all,bench,test]' --group dev
 
 # The contract suite runs inside the same pytest as the unit tests, so that one closing line speaks for all. Each backend
 # has a worker of its own (SQS, the slowest, mostly waits), and each file of unit tests runs in one worker.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {"unimq", "unimq_memory", "unimq_kafka", "unimq_rabbitmq", "unimq_sqs", "unimq_contract"}
+PACKAGES = {"unimq", "unimq_memory", "unimq_kafka", "unimq_rabbitmq", "unimq_sqs", "unimq_contract", "unimq_bench"}
 EXTRAS = {"kafka", "rabbitmq", "sqs", "zstd", "cli", "otel", "prometheus", "bench", "test", "docs", "all"}
 CLIENTS = {"confluent_kafka", "pika", "boto3", "botocore", "opentelemetry", "prometheus_client", "cyclopts", "rich"}
 
@@ -58,17 +58,18 @@ def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_wheel_holds_the_six_packages_and_nothing_else(files: set[str]) -> None:
+def test_wheel_holds_the_seven_packages_and_nothing_else(files: set[str]) -> None:
     tops = {name.split("/")[0] for name in files}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_wheel_holds_every_file_of_the_package_and_its_type_marker(files: set[str], package: str) -> None:
-    roots = (ROOT, ROOT / "contract_tests", *ROOT.glob("adapters/*"))
+    roots = (ROOT, ROOT / "contract_tests", ROOT / "benchmarks", *ROOT.glob("adapters/*"))
     (source,) = (root for root in roots if (root / package).is_dir())
     assert f"{package}/py.typed" in files
-    assert {path.relative_to(source).as_posix() for path in (source / package).rglob("*.py")} <= files
+    sources = [path for kind in ("*.py", "*.toml", "*.css") for path in (source / package).rglob(kind)]
+    assert {path.relative_to(source).as_posix() for path in sources} <= files
 
 
 def test_metadata_offers_the_extras(metadata: Message) -> None:

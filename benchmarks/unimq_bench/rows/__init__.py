@@ -1,0 +1,1 @@
+"""Rows: one client library each, behind the one protocol of `protocol`; `catalogue` names them all."""
