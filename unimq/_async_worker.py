@@ -14,10 +14,20 @@ from unimq._errors import Closed, UnimqError
 from unimq._receiving import ConsumerCore
 from unimq._signals import watched
 from unimq._waiting import block_until
-from unimq._worker import LASTING, ThreadWorkers, Worker, entered, report, say_abandoned, wait_before_reopening
+from unimq._worker import (
+    ACKS_AT_ONCE,
+    LASTING,
+    ThreadWorkers,
+    Worker,
+    entered,
+    report,
+    say_abandoned,
+    wait_before_reopening,
+)
 
 GIVE_WAY_AFTER = 32
-"""Messages after which a task lets the others run, as its handler may never suspend."""
+GIVE_WAY_WITHIN = 0.0001
+"""Messages and seconds after both of which a task lets the others run, as its handler may never suspend."""
 CANCELLED_WITHIN = 1.0
 """Seconds that cancelled handlers have to end."""
 
@@ -72,37 +82,49 @@ class LoopWorkers:
 
     async def _serve(self) -> None:
         worker = self.worker
-        is_simple = worker.timeout is None and not worker.handling_hooks
-        handled = 0
-        while True:
-            taken = worker.take()
-            if taken is None:
-                worker.flush()
-                taken = await self.loop.suspend_until(worker.core.arrived, worker.take, None)
-                handled = 0
-            if not taken:
-                return
-            if worker.batch is not None:
-                await self._serve_batch(taken)
-            else:
-                await self._serve_each(taken, is_simple=is_simple)
+        if worker.batch is None:
+            await self._serve_each()
+            return
+        handled, began = 0, time.monotonic()
+        while taken := worker.take() or await self._wait():
+            await self._serve_batch(taken)
             handled += len(taken)
             if handled >= GIVE_WAY_AFTER:
-                handled = 0
-                await asyncio.sleep(0)
+                handled, began = 0, await _give_way(began)
 
-    async def _serve_each(self, taken: list[Delivery[Any]], *, is_simple: bool) -> None:
+    async def _wait(self) -> list[Delivery[Any]] | None:
+        """Wait for what one worker handles next; nothing if the worker stops."""
         worker = self.worker
-        handler: Any = worker.handler
-        held = worker.core.held
-        index = 0
-        try:
-            for index, delivery in enumerate(taken):
-                if worker.stopping:
-                    worker.put_back(taken[index:])
+        worker.flush_unless_under_way()
+        taken = await self.loop.suspend_until(worker.idle, worker.take, None)
+        worker.idle.wake()
+        return taken
+
+    async def _serve_each(self) -> None:
+        """Handle one after the other, see `ThreadWorkers._serve_simply`."""
+        worker = self.worker
+        core, acks = worker.core, worker.acks
+        held, is_plain = core.held, core.is_plain
+        pop, note = core.buffer.popleft, acks.append
+        is_simple = worker.timeout is None and not worker.handling_hooks
+        handler: Any = worker.handler if is_simple else self._handle_one
+        handled, began = 0, time.monotonic()
+        while not worker.stopping and not core.closed:
+            try:
+                delivery = pop()
+            except IndexError:
+                taken = await self._wait()
+                if not taken:
                     return
+                (delivery,) = taken
+                message = delivery.message
+            else:
+                message = delivery.message
+                if (not is_plain or delivery.lost or message.expires_at is not None) and not core.is_live(delivery):
+                    continue
+            try:
                 try:
-                    result = await (handler(delivery) if is_simple else self._handle((delivery,), delivery))
+                    result = await handler(delivery)
                 except Exception as error:  # noqa: BLE001 - the user's, passed to the policy
                     worker.failed(delivery, error)
                 except asyncio.CancelledError as error:
@@ -111,13 +133,24 @@ class LoopWorkers:
                     # The handler's own affair, such as awaiting a task that somebody cancelled.
                     worker.failed(delivery, error)
                 else:
-                    if result is None and delivery.message.reply_to is None and delivery in held:
-                        worker.ack(delivery)
+                    if result is None and message.reply_to is None and delivery in held:
+                        # `Worker.ack` without its call.
+                        note(delivery)
+                        if not worker.flush_is_due:
+                            worker.flush_soon()
+                        if len(acks) >= ACKS_AT_ONCE:
+                            worker.flush()
                     else:
                         worker.done(delivery, result)
-        except BaseException:
-            worker.put_back(taken[index:])
-            raise
+            except BaseException:
+                worker.put_back((delivery,))
+                raise
+            handled += 1
+            if handled >= GIVE_WAY_AFTER:
+                handled, began = 0, await _give_way(began)
+
+    async def _handle_one(self, delivery: Delivery[Any]) -> object:
+        return await self._handle((delivery,), delivery)
 
     async def _serve_batch(self, taken: list[Delivery[Any]]) -> None:
         worker = self.worker
@@ -162,6 +195,14 @@ class LoopWorkers:
                 if limit.expired():
                     raise worker.overdue() from error
                 raise
+
+
+async def _give_way(began: float) -> float:
+    """Let the others run if a task's turn that `began` then is long enough; return when its turn began."""
+    if time.monotonic() - began < GIVE_WAY_WITHIN:
+        return began
+    await asyncio.sleep(0)
+    return time.monotonic()
 
 
 def _is_cancelled() -> bool:

@@ -166,7 +166,7 @@ class ConsumerCore:
             except IndexError:
                 # Another thread took the last one.
                 break
-            if (is_plain and not delivery.lost and delivery.message.expires_at is None) or self._is_live(delivery):
+            if (is_plain and not delivery.lost and delivery.message.expires_at is None) or self.is_live(delivery):
                 taken.append(delivery)
         if taken:
             return taken
@@ -180,7 +180,7 @@ class ConsumerCore:
         taken = self.take(1)
         return None if taken is None else taken[0]
 
-    def _is_live(self, delivery: Delivery) -> bool:
+    def is_live(self, delivery: Delivery) -> bool:
         """Tell whether the user may get it; what expired or failed too often is settled here, at the last moment."""
         if delivery.lost:
             return False

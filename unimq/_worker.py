@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from unimq._clock import Clock
@@ -22,6 +22,7 @@ from unimq._delivery import Delivery
 from unimq._destinations import Seconds, count, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, LeaseLost, UnimqError, Unsupported
 from unimq._events import log, say
+from unimq._idle import Idle
 from unimq._middleware import Nack, Reject, say_failed
 from unimq._receiving import EXHAUSTED, ConsumerCore, confirm
 from unimq._replies import Replier
@@ -40,6 +41,7 @@ REPLY = "reply"
 LASTING = 60.0
 """Seconds that a consumer must have lived for its next failure to count as the first again."""
 _REOPEN = Retry(base=0.5, factor=2.0, cap=30.0)
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Worker:
@@ -99,15 +101,15 @@ class Worker:
         self.core: ConsumerCore = core
         self.acks: deque[Delivery[Any]] = deque()
         self.flush_is_due = False
+        self.flushing: threading.RLock = threading.RLock()
+        """Held while acks are handed over: who finds nothing to do meanwhile waits for what comes for them."""
         self.held_back: set[Delivery[Any]] = set()
         """Failed deliveries that wait here, where the backend cannot delay them."""
         self.replier: Replier | None = None
         self.replier_lock: threading.Lock = threading.Lock()
         self.error_hooks = [each.error for each in core.middleware if each.error is not None]
         self.handling_hooks = [each.handling for each in core.middleware if each.handling is not None]
-        # A delivery that is put back passes its hooks again, which they do not expect.
-        is_alone = self.concurrency == 1 and not core.on_deliver and self.batch is None
-        self.at_once: int = self.batch or (ACKS_AT_ONCE if is_alone else 1)
+        self.idle: Idle = Idle(core)
         core.closing.add(self.on_close)
         lease = core.queue.lease_seconds
         if lease is not None and core.capabilities.extend:
@@ -125,6 +127,7 @@ class Worker:
     def wake(self) -> None:
         """Have everybody who waits for a change or a delivery look again."""
         self.changed.wake_all()
+        self.idle.wake_all()
         self.core.arrived.wake_all()
 
     def fail(self, error: BaseException) -> None:
@@ -146,7 +149,7 @@ class Worker:
 
     def take(self) -> list[Delivery[Any]] | None:
         """Attempt to take what one worker handles next; an empty list once the worker stops."""
-        return [] if self.stopping else self.core.take(self.at_once)
+        return [] if self.stopping else self.core.take(self.batch or 1)
 
     def take_more(self, found: Sequence[Delivery[Any]]) -> list[Delivery[Any]] | None:
         """Attempt to take what a batch has room for."""
@@ -212,7 +215,7 @@ class Worker:
         if not self.flush_is_due:
             self.flush_soon()
         if len(self.acks) >= ACKS_AT_ONCE:
-            self.flush()
+            self.flush_unless_under_way()
 
     def flush_soon(self) -> None:
         """Have what is in `acks` handed over in time."""
@@ -224,15 +227,26 @@ class Worker:
         self.flush()
 
     def flush(self) -> None:
-        """Hand the acks over that wait for company."""
-        acks = self.acks
-        mine: list[Delivery[Any]] = []
-        while acks:
+        """Hand the acks over that wait for company, after those that another thread is handing over."""
+        if self.core.abandoned:
+            # In a forked child, where the lock may be held for ever.
+            return
+        with self.flushing:
+            self._flush()
+
+    def flush_unless_under_way(self) -> None:
+        """Hand over the acks, which are enough for it, but do not wait for another thread that is about to do it."""
+        if self.flushing.acquire(blocking=False):
             try:
-                mine.append(acks.popleft())
-            except IndexError:
-                # Another thread took the last one.
-                break
+                self._flush()
+            finally:
+                self.flushing.release()
+
+    def _flush(self) -> None:
+        mine: list[Delivery[Any]] = []
+        # The error is the end of the deque; what was taken before it is in the list.
+        with suppress(IndexError):
+            mine.extend(iter(self.acks.popleft, None))
         if mine:
             self._settle(self.core.ack_all, mine)
 
@@ -460,12 +474,16 @@ def _results(deliveries: Sequence[Delivery[Any]], results: object) -> Iterable[o
 
 
 class _Slot:
-    """One worker thread, and what it handles; `ThreadWorkers.lock` guards both where there is a timeout."""
+    """One worker thread, and what it handles; `ThreadWorkers.lock` guards it where there is a timeout."""
 
-    __slots__ = ("deliveries", "thread")
+    __slots__ = ("deadline", "deliveries", "is_watched", "thread")
 
     def __init__(self) -> None:
         self.deliveries: Sequence[Delivery[Any]] | None = None
+        self.deadline: float = 0.0
+        """`time.monotonic` at which the handler that is called now has overrun its timeout."""
+        self.is_watched: bool = False
+        """The clock looks at the deadline later: once per timeout, not once per call."""
         self.thread: threading.Thread
 
 
@@ -542,77 +560,86 @@ class ThreadWorkers:
 
     def _serve(self, slot: _Slot) -> None:
         worker = self.worker
-        is_simple = worker.timeout is None and not worker.handling_hooks and worker.batch is None
-        serve = self._serve_simply if is_simple else self._serve_fully
-        while True:
-            taken = worker.take()
-            if taken is None:
-                worker.flush()
-                taken = block_until(worker.core.arrived, worker.take, None)
-            if not taken or not serve(slot, taken):
+        if worker.batch is None and worker.timeout is None and not worker.handling_hooks:
+            self._serve_simply()
+            return
+        while taken := worker.take() or self._wait():
+            if worker.batch is not None and not self._fill_batch(taken):
+                return
+            if not self._handle(slot, taken, taken if worker.batch is not None else taken[0]):
                 return
 
-    def _serve_simply(self, slot: _Slot, taken: list[Delivery[Any]]) -> bool:
+    def _wait(self) -> list[Delivery[Any]] | None:
+        """Wait for what one worker handles next; nothing if the worker stops."""
+        worker = self.worker
+        worker.flush_unless_under_way()
+        taken = block_until(worker.idle, worker.take, None)
+        worker.idle.wake()
+        return taken
+
+    def _serve_simply(self) -> None:
         """Handle one after the other: the fast path, with no call but the handler's for a message that is done."""
         worker = self.worker
-        handler, held, acks = worker.handler, worker.core.held, worker.acks
-        note = acks.append
-        index = 0
-        try:
-            for index, delivery in enumerate(taken):
-                if worker.stopping:
-                    worker.put_back(taken[index:])
-                    return False
+        core, handler, acks = worker.core, worker.handler, worker.acks
+        held, is_plain = core.held, core.is_plain
+        pop, note = core.buffer.popleft, acks.append
+        # A forked child finds its copy of the consumer closed, and handles nothing more.
+        while not worker.stopping and not core.closed:
+            try:
+                delivery = pop()
+            except IndexError:
+                taken = self._wait()
+                if not taken:
+                    return
+                (delivery,) = taken
+                message = delivery.message
+            else:
+                # As `ConsumerCore.take` does.
+                message = delivery.message
+                if (not is_plain or delivery.lost or message.expires_at is not None) and not core.is_live(delivery):
+                    continue
+            try:
                 try:
                     result = handler(delivery)
                 except Exception as error:  # noqa: BLE001 - the user's, passed to the policy
                     worker.failed(delivery, error)
                     continue
-                if result is None and delivery in held and delivery.message.reply_to is None:
+                if result is None and message.reply_to is None and delivery in held:
                     # `Worker.ack` without its call.
                     note(delivery)
                     if not worker.flush_is_due:
                         worker.flush_soon()
+                    if len(acks) >= ACKS_AT_ONCE:
+                        worker.flush_unless_under_way()
                 else:
                     worker.done(delivery, _no_awaitable(result))
-        except BaseException:
-            worker.put_back(taken[index:])
-            raise
-        if len(acks) >= ACKS_AT_ONCE:
-            worker.flush()
-        return True
+            except BaseException:
+                worker.put_back((delivery,))
+                raise
 
-    def _serve_fully(self, slot: _Slot, taken: list[Delivery[Any]]) -> bool:
-        """Handle a batch or a single one, with hooks and a timeout; false if this thread has overrun."""
+    def _fill_batch(self, taken: list[Delivery[Any]]) -> bool:
+        """Wait for more of a batch; false if the worker stops meanwhile."""
         worker = self.worker
-        if worker.batch is None:
-            for index, delivery in enumerate(taken):
-                if worker.stopping:
-                    worker.put_back(taken[index:])
-                    return False
-                try:
-                    if not self._handle(slot, (delivery,), delivery):
-                        return False
-                except BaseException:
-                    worker.put_back(taken[index + 1 :])
-                    raise
-            return True
+        size = worker.batch or 0
         deadline = time.monotonic() + worker.batch_wait
-        while len(taken) < worker.batch:
-            more = block_until(worker.core.arrived, functools.partial(worker.take_more, taken), deadline)
-            if not more:
-                break
-            taken += more
+        try:
+            while len(taken) < size:
+                more = block_until(worker.core.arrived, functools.partial(worker.take_more, taken), deadline)
+                if not more:
+                    break
+                taken += more
+        except BaseException:
+            worker.put_back(taken)
+            raise
         if worker.stopping:
             worker.put_back(taken)
             return False
-        return self._handle(slot, taken, taken)
+        return True
 
     def _handle(self, slot: _Slot, deliveries: Sequence[Delivery[Any]], argument: object) -> bool:
         worker = self.worker
-        slot.deliveries = deliveries
         if worker.timeout is not None:
-            worker.clock.call_later(worker.timeout, functools.partial(self._overdue, slot, deliveries))
+            self._begin(slot, deliveries, worker.timeout)
         error: Exception | None = None
         result: object = None
         try:
@@ -629,23 +656,42 @@ class ThreadWorkers:
         report(worker, deliveries, result, error)
         return True
 
+    def _begin(self, slot: _Slot, deliveries: Sequence[Delivery[Any]], timeout: float) -> None:
+        with self.lock:
+            slot.deliveries = deliveries
+            slot.deadline = time.monotonic() + timeout
+            if slot.is_watched:
+                return
+            slot.is_watched = True
+        self.worker.clock.call_later(timeout, functools.partial(self._look, slot))
+
     def _is_in_time(self, slot: _Slot, deliveries: Sequence[Delivery[Any]]) -> bool:
+        if self.worker.timeout is None:
+            return True
         with self.lock:
             if slot.deliveries is not deliveries:
                 return False
             slot.deliveries = None
             return True
 
-    def _overdue(self, slot: _Slot, deliveries: Sequence[Delivery[Any]]) -> None:
+    def _look(self, slot: _Slot) -> None:
+        """Look, in the clock's thread, if a handler has overrun its timeout."""
         with self.lock:
-            if slot.deliveries is not deliveries:
+            deliveries = slot.deliveries
+            left = slot.deadline - time.monotonic()
+            if deliveries is None:
+                slot.is_watched = False
                 return
-            slot.deliveries = None
-            self.working.discard(slot)
-            self.overrun.add(slot)
-            self._fill_up()
+            if left <= 0:
+                slot.deliveries = None
+                self.working.discard(slot)
+                self.overrun.add(slot)
+                self._fill_up()
             is_stuck = not self.working
         worker = self.worker
+        if left > 0:
+            worker.clock.call_later(left, functools.partial(self._look, slot))
+            return
         worker.changed.wake_all()
         if is_stuck and not worker.stopping:
             say(
@@ -669,8 +715,10 @@ def report(worker: Worker, deliveries: Sequence[Delivery[Any]], result: object, 
         worker.batch_done(deliveries, result)
 
 
-def entered(worker: Worker, deliveries: Sequence[Delivery[Any]]) -> ExitStack:
+def entered(worker: Worker, deliveries: Sequence[Delivery[Any]]) -> AbstractContextManager[object]:
     """Return the contexts that the middlewares put around a call of the handler; one that fails is left out."""
+    if not worker.handling_hooks:
+        return _NOTHING
     stack = ExitStack()
     for hook in worker.handling_hooks:
         try:
