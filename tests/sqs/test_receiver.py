@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from unimq_sqs._held import Held
 from unimq_sqs._receiver import ReceiverSettings, SQSReceiver
 from unimq_sqs._wire import attributes_of, encode
 
@@ -34,6 +35,7 @@ class Service:
         self.lock = threading.Condition()
         self.answers: deque[list[dict[str, Any]] | Exception] = deque()
         self.asked: list[dict[str, Any]] = []
+        self.asked_at: list[float] = []
         self.polling = 0
         self.ended = False
         self.deleted: list[str] = []
@@ -58,6 +60,7 @@ class Service:
     def receive_message(self, **asked: Any) -> dict[str, Any]:
         with self.lock:
             self.asked.append(asked)
+            self.asked_at.append(time.monotonic())
             self.polling += 1
             self.lock.wait_for(lambda: self.answers or self.ended, asked["WaitTimeSeconds"])
             self.polling -= 1
@@ -581,3 +584,47 @@ def test_a_nack_beyond_the_12_hours_gives_back_what_waits_behind(make: Make) -> 
     with pytest.raises(unimq.Unsupported, match="12 hours"):
         fixture.receiver.nack(fixture.sink.delivered[0], 43_201)
     until(lambda: fixture.service.changed == [("b", 0)], "the group is held up")
+
+
+def test_a_lost_answer_is_asked_for_again_by_the_same_name(make: Make) -> None:
+    """Else its messages would be stranded, and their groups held up, until their leases end."""
+    lost = EndpointConnectionError(endpoint_url="http://127.0.0.1:1/")
+    fixture = make(is_fifo=True)
+    for answer in (lost, lost, fifo("a"), lost):
+        fixture.service.answer(answer)
+    until(lambda: len(fixture.service.asked) >= 5, "does not go on")
+    first, second, third, fourth, fifth = (asked["ReceiveRequestAttemptId"] for asked in fixture.service.asked[:5])
+    assert first == second == third
+    assert fourth == fifth != first
+    held = fixture.sink.delivered[0].token
+    assert isinstance(held, Held)
+    assert held.received_at <= fixture.service.asked_at[0], "hidden from the first request on, perhaps"
+
+
+def test_a_lost_answer_is_not_asked_for_when_its_messages_may_be_elsewhere(make: Make) -> None:
+    lost = EndpointConnectionError(endpoint_url="http://127.0.0.1:1/")
+    fixture = make(is_fifo=True, lease=1)
+    for _ in range(30):
+        fixture.service.answer(lost)
+    until(lambda: len({asked["ReceiveRequestAttemptId"] for asked in fixture.service.asked}) > 1, "the same for ever")
+    standard = make()
+    standard.service.answer(lost)
+    until(lambda: len(standard.service.asked) >= 2, "does not go on")
+    assert "ReceiveRequestAttemptId" not in standard.service.asked[1]
+
+
+def test_a_renewal_that_comes_after_the_ack_is_no_news(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    fixture = make()
+    first, second = fixture.deliver("a", "b")
+    fixture.service.may_change.clear()
+    fixture.receiver.extend(first, 100)
+    fixture.receiver.extend(second, 100)
+    assert fixture.service.changing.wait(WITHIN)
+    fixture.receiver.ack([first])
+    fixture.service.change_failures = {
+        handle: {"SenderFault": True, "Code": "ReceiptHandleIsInvalid"} for handle in "ab"
+    }
+    fixture.service.may_change.set()
+    until(lambda: fixture.sink.gone == [second], "a lost lease is not noticed")
+    assert fixture.settle() == []
+    assert len(caplog.records) == 1, "the end of a renewal that nobody needs is a warning"

@@ -1,6 +1,7 @@
 """Receiving from one queue: long polls, leases kept by our own clock, settlements in batches."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,8 @@ class SQSReceiver:
 
     def _poll(self) -> None:
         failures = 0
+        started = 0.0
+        attempt_id = ""
         while True:
             with self._room:
                 asked = self._wait_for_room()
@@ -152,9 +155,12 @@ class SQSReceiver:
                     self._running_pollers -= 1
                     return
                 self._reserved += asked
-            started = time.monotonic()
+            now = time.monotonic()
+            if not failures or not self._settings.is_fifo or now > started + self._settings.lease / 2:
+                # Else this repeats a request whose answer was lost, and counts from then: what that had, it gets again.
+                started, attempt_id = now, os.urandom(16).hex()
             try:
-                messages = self._receive(asked)
+                messages = self._receive(asked, attempt_id)
                 failures = 0
             except NATIVE_ERRORS as error:
                 failures += 1
@@ -215,8 +221,9 @@ class SQSReceiver:
             self._room.wait(give_up_waiting - now)
         return 0
 
-    def _receive(self, count: int) -> Sequence[Received]:
+    def _receive(self, count: int, attempt_id: str) -> Sequence[Received]:
         settings = self._settings
+        repeatable: Any = {"ReceiveRequestAttemptId": attempt_id} if settings.is_fifo else {}
         response: Received = self._polls.receive_message(
             QueueUrl=settings.url,
             MaxNumberOfMessages=count,
@@ -224,6 +231,7 @@ class SQSReceiver:
             VisibilityTimeout=self._hidden_at_receipt,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+            **repeatable,
         )
         return response.get("Messages") or []
 
@@ -335,12 +343,15 @@ class SQSReceiver:
         Under the lock.
         """
         lost: list[Delivery] = []
+        now = time.monotonic()
         for held in over:
             # Not so if it was behind another one of them.
             if held in self._held:
                 if held.place is Place.OUT:
                     lost.append(held.delivery)
-                self._let_go(held, None if is_back else Change(held, 0, is_last=True))
+                # What is not hidden any more is back by itself.
+                still_hidden = not is_back and held.hidden_until > now
+                self._let_go(held, Change(held, 0, is_last=True) if still_hidden else None)
         if lost:
             self._sink.lost(lost)
         if over:
@@ -399,6 +410,8 @@ class SQSReceiver:
         with self._clock:
             held.changing = False
             following, held.next_change = held.next_change, None
+            # A renewal may come too late, for what was settled meanwhile.
+            concerns = change.is_last or held in self._held
             if held in self._held and not change.is_last:
                 if error is None:
                     held.delivery.lease_until = held.hidden_until = lease_until
@@ -409,7 +422,7 @@ class SQSReceiver:
                 self._change(following)
         if change.generation is not None:
             self._settlements.finish(change.generation, error)
-        elif error is not None:
+        elif error is not None and concerns:
             log.warning("%s", error)
 
     def _closed_error(self) -> ConnectionLost:
