@@ -91,21 +91,23 @@ class OrderingContract(Contract):
     def test_a_nacked_head_stays_ahead_of_its_key(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:
-        queue = destinations.queue(ordering="key")
-        with broker.producer(queue) as producer, broker.consumer(queue) as consumer:
-            producer.send_many(keyed(keys=1, each=4))
-            seen: list[bytes] = []
-            for attempt in (1, 2, 3):
-                head = harness.receive_one(consumer)
-                assert (head.body, head.attempt) == (b"0:0000", attempt)
-                if attempt < 3:
-                    head.nack()
-            head.ack()
-            for _ in range(3):
-                delivery = harness.receive_one(consumer)
-                seen.append(delivery.body)
-                delivery.ack()
-            assert seen == [b"0:0001", b"0:0002", b"0:0003"]
+        """Whether its successors wait in the consumer or, as with a prefetch of one, still in the queue."""
+        for prefetch in (1, 100):
+            queue = destinations.queue(ordering="key")
+            with broker.producer(queue) as producer, broker.consumer(queue, prefetch=prefetch) as consumer:
+                producer.send_many(keyed(keys=1, each=4))
+                seen: list[bytes] = []
+                for attempt in (1, 2, 3):
+                    head = harness.receive_one(consumer)
+                    assert (head.body, head.attempt) == (b"0:0000", attempt)
+                    if attempt < 3:
+                        head.nack()
+                head.ack()
+                for _ in range(3):
+                    delivery = harness.receive_one(consumer)
+                    seen.append(delivery.body)
+                    delivery.ack()
+                assert seen == [b"0:0001", b"0:0002", b"0:0003"]
 
     @needs("ordering_key", "nack_delay")
     @guarantee("O1", "A3", kills=("nacked-head-behind",))
