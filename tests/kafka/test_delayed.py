@@ -300,6 +300,50 @@ def test_delayed_messages_of_one_key_keep_the_order_in_which_they_fall_due(broke
         assert came == [b"at once", *(b"%03d" % number for number in range(200))]
 
 
+def test_a_long_nack_and_its_attempts_outlive_the_consumer(
+    broker: unimq.Broker, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimq_kafka._receiver.LONG_NACK", 1.0)
+    queue = unimq.Queue(name, max_deliveries=3)
+    with broker.producer(queue) as producer:
+        receipt = producer.send(b"x", key="k", headers={"a": "b"})
+    began = 0.0
+    for attempt in (1, 2, 3):
+        with broker.consumer(queue) as consumer:
+            (delivery,) = consumer.receive(timeout=WITHIN)
+            assert (delivery.attempt, delivery.id, delivery.key) == (attempt, receipt.message_id, "k")
+            assert dict(delivery.headers) == {"a": "b"}
+            assert time.monotonic() - began >= 1.5
+            began = time.monotonic()
+            delivery.nack(delay=1.5)
+            consumer.settle()
+            if attempt < 3:
+                assert broker.stats(queue).delayed == 1
+    # The third failure was the last one that the policy allows.
+    assert broker.stats(queue).dead_letters == 1
+    until(lambda: broker.stats(queue).ready == broker.stats(queue).delayed == 0)
+
+
+@pytest.mark.parametrize("kind", ["ordered", "subscription"])
+def test_a_long_nack_waits_in_the_consumer_where_a_copy_would_be_wrong(
+    broker: unimq.Broker, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lose its place, or reach the other subscriptions."""
+    monkeypatch.setattr("unimq_kafka._receiver.LONG_NACK", 0.5)
+    topic = unimq.Topic(name)
+    target = topic if kind == "subscription" else unimq.Queue(name, ordering="key")
+    source = topic.subscription("audit") if isinstance(target, unimq.Topic) else target
+    broker.declare(source)
+    with broker.producer(target) as producer, broker.consumer(source) as consumer:
+        producer.send(b"x", key="k")
+        (delivery,) = consumer.receive(timeout=WITHIN)
+        began = time.monotonic()
+        delivery.nack(delay=1.0)
+        assert [each.attempt for each in read(consumer, 1)] == [2]
+        assert time.monotonic() - began >= 1.0
+    assert f"{name}.unimq-delay" not in topics(broker)
+
+
 def test_nothing_of_a_topic_of_delays_outlives_its_connection(url: str, name: str) -> None:
     queue = unimq.Queue(name)
     with unimq.connect(url) as broker, broker.producer(queue) as producer, broker.consumer(queue) as consumer:

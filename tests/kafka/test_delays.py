@@ -90,8 +90,8 @@ class Forwarding:
         self.said.append("end")
         self.is_over = True
 
-    def forget_waiting(self) -> None:
-        self.said.append("forget_waiting")
+    def forget_waiting(self, ends: Mapping[int, int]) -> None:
+        self.said.append(f"forget {dict(ends)}")
 
 
 class Setting:
@@ -281,7 +281,7 @@ def test_closing_ends_the_forwarders_that_are_left(setting: Setting) -> None:
     setting.delays.join("orders")
     forwarder = setting.wait_for(1)
     until(lambda: setting.delays._forwarders)
-    setting.delays.forget_waiting("orders")
-    setting.delays.forget_waiting("others")
+    setting.delays.forget_waiting("orders", {0: 3})
+    setting.delays.forget_waiting("others", {0: 3})
     setting.delays.close(time.monotonic() + 5)
-    assert forwarder.said == ["forget_waiting", "begin_close", "join"]
+    assert forwarder.said == ["forget {0: 3}", "begin_close", "join"]

@@ -317,16 +317,21 @@ def test_what_is_under_way_is_bounded(
     assert moves.bodies() == [b"%d" % number for number in range(10)]
 
 
-def test_purged_ones_are_forgotten(put: Callable[..., None], open_forwarder: Open, address: str, topic: str) -> None:
-    put(b"kept", 1, 1, since=1)
+def test_purged_ones_are_forgotten_and_no_later_ones(
+    put: Callable[..., None], open_forwarder: Open, address: str, topic: str
+) -> None:
+    put(b"kept", 1, 20, since=1)
     put(b"in line", 2, 4.2, since=2)
     forwarder, moves = open_forwarder()
     until(lambda: forwarder._parked and any(tier.line for tier in forwarder._tiers.values()))
-    forwarder.forget_waiting()
-    until(lambda: [committed(address, topic, tier) for tier in (1, 2)] == [1, 1])
+    # These came between the purge and the word of it.
+    put(b"later", 1, 2.0, since=1)
     put(b"marker", 2, 2.5, since=1.7)
-    moves.wait_for(1)
-    assert moves.bodies() == [b"marker"]
+    until(lambda: len(forwarder._parked) == 2 and any(len(tier.line) == 2 for tier in forwarder._tiers.values()))
+    forwarder.forget_waiting({1: 1, 2: 1})
+    until(lambda: [committed(address, topic, tier) for tier in (1, 2)] == [1, 1])
+    moves.wait_for(2)
+    assert moves.bodies() == [b"later", b"marker"]
 
 
 def test_a_deleted_topic_ends_it_and_nothing_is_committed(

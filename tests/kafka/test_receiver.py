@@ -8,9 +8,11 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from unimq_kafka import _receiver
 from unimq_kafka._options import KafkaOptions, consumer_settings
+from unimq_kafka._postponed import Done, Postponed
 from unimq_kafka._receiver import KafkaReceiver
 
 from unimq import ConnectionLost, NotFound, UnimqError
+from unimq.adapter import Delivery
 
 from .conftest import Deliveries, until
 
@@ -34,7 +36,9 @@ def send(address: str, topic: str, bodies: Sequence[bytes], partition: int | Non
 def open_receiver(address: str, topic: str) -> Iterator[Open]:
     opened: list[KafkaReceiver] = []
 
-    def open_one(prefetch: int = 100, *, is_ordered: bool = False) -> tuple[KafkaReceiver, Deliveries]:
+    def open_one(
+        prefetch: int = 100, *, is_ordered: bool = False, postponed: Postponed | None = None
+    ) -> tuple[KafkaReceiver, Deliveries]:
         settings = consumer_settings(
             {"bootstrap.servers": address, "log_level": 0}, KafkaOptions(), topic, "consumer", prefetch
         )
@@ -48,6 +52,7 @@ def open_receiver(address: str, topic: str) -> Iterator[Open]:
             is_ordered=is_ordered,
             find_topic_id=lambda: "",
             is_topic_missing=lambda: False,
+            postponed=postponed,
         )
         opened.append(receiver)
         return receiver, sink
@@ -294,3 +299,146 @@ def test_a_key_is_in_work_once_and_its_nacked_head_keeps_its_place(
     receiver.ack(sink.came[2:])
     sink.wait_for(6)
     assert sorted(delivery.body for delivery in sink.came[4:]) == [b"a1", b"b2"]
+
+
+def test_a_purge_forgets_what_it_dropped_and_nothing_that_came_later(
+    address: str, topic: str, open_receiver: Open
+) -> None:
+    """The word of it comes when later messages may have been read, and nacked."""
+    send(address, topic, numbered(6), partition=0)
+    receiver, sink = open_receiver()
+    sink.wait_for(6)
+    for delivery in sink.came[1:5]:
+        receiver.nack(delivery, 0.3)
+    receiver.forget_waiting({0: 3})
+    # What is in work was not waiting.
+    receiver.ack([sink.came[0], sink.came[5]])
+    sink.wait_for(8)
+    assert [delivery.body for delivery in sink.came[6:]] == [b"0003", b"0004"]
+    receiver.ack(sink.came[6:])
+    assert settle(receiver) == []
+
+
+def test_a_purge_frees_the_key_of_what_it_dropped(address: str, topic: str, open_receiver: Open) -> None:
+    producer = Producer({"bootstrap.servers": address, "log_level": 0})
+    for body in (b"held", b"purged 1", b"purged 2", b"later 1", b"later 2"):
+        for key in ("a", "b"):
+            producer.produce(topic, body, key=key, partition=0)
+    assert producer.flush(10) == 0
+    producer.close()
+    receiver, sink = open_receiver(is_ordered=True)
+    sink.wait_for(2)
+    until(lambda: receiver._member.partitions[0].next == 10)
+    receiver.nack(sink.came[0], 60)
+    receiver.forget_waiting({0: 6})
+    receiver.ack([sink.came[1]])
+    sink.wait_for(4)
+    receiver.ack(sink.came[2:4])
+    sink.wait_for(6)
+    assert [delivery.body for delivery in sink.came] == [*[b"held"] * 2, *[b"later 1"] * 2, *[b"later 2"] * 2]
+    receiver.ack(sink.came[4:])
+    assert settle(receiver) == []
+
+
+class Copies(Postponed):
+    """Notes what is to wait elsewhere; the test says what became of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Delivery, float, Done]] = []
+        self.is_closed = False
+
+    def send(self, delivery: Delivery, due: float, done: Done) -> None:
+        self.asked.append((delivery, due, done))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_long_nack_is_done_when_its_copy_is_stored(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, [b"long", b"short"])
+    copies = Copies()
+    receiver, sink = open_receiver(postponed=copies)
+    sink.wait_for(2)
+    long, short = sorted(sink.came, key=lambda delivery: delivery.body)
+    receiver.nack(long, 60)
+    receiver.nack(short, 0.1)
+    until(lambda: copies.asked)
+    delivery, due, done = copies.asked[0]
+    assert (delivery, len(copies.asked)) == (long, 1)
+    assert due == pytest.approx(time.time() + 60, abs=5)
+    sink.wait_for(3)
+    receiver.ack(sink.came[2:])
+    answers: list[Sequence[UnimqError]] = []
+    receiver.barrier(answers.append)
+    time.sleep(0.1)
+    assert not answers
+    done(None)
+    until(lambda: answers)
+    assert answers == [[]]
+    receiver.close(10)
+    assert copies.is_closed
+    again, second = open_receiver()
+    send(address, topic, [b"marker"])
+    second.wait_for(1)
+    assert second.bodies() == [b"marker"]
+    again.ack(second.came)
+    assert settle(again) == []
+
+
+def test_a_long_nack_waits_here_if_its_copy_is_not_certain(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_receiver, "LONG_NACK", 0.5)
+    send(address, topic, [b"x"])
+    copies = Copies()
+    receiver, sink = open_receiver(postponed=copies)
+    sink.wait_for(1)
+    began = time.time()
+    receiver.nack(sink.came[0], 0.5)
+    until(lambda: copies.asked)
+    copies.asked[0][2](ConnectionLost("no answer"))
+    sink.wait_for(2)
+    assert time.time() - began >= 0.5
+    assert sink.came[1].attempt == 2
+    receiver.ack(sink.came[1:])
+    assert settle(receiver) == []
+
+
+def test_barriers_wait_for_the_copies_before_them_and_no_others(address: str, topic: str, open_receiver: Open) -> None:
+    send(address, topic, numbered(2))
+    copies = Copies()
+    receiver, sink = open_receiver(postponed=copies)
+    sink.wait_for(2)
+    answers: list[str] = []
+    receiver.nack(sink.came[0], 60)
+    receiver.barrier(lambda errors: answers.append("first"))
+    receiver.nack(sink.came[1], 60)
+    receiver.barrier(lambda errors: answers.append("second"))
+    until(lambda: len(copies.asked) == 2)
+    copies.asked[0][2](None)
+    until(lambda: answers)
+    assert answers == ["first"]
+    copies.asked[1][2](None)
+    until(lambda: len(answers) == 2)
+
+
+def test_closing_waits_for_a_copy_but_not_for_ever(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_receiver, "_MOVES", 0.3)
+    send(address, topic, numbered(2))
+    copies = Copies()
+    receiver, sink = open_receiver(postponed=copies)
+    sink.wait_for(2)
+    for delivery in sorted(sink.came, key=lambda delivery: delivery.body):
+        receiver.nack(delivery, 60)
+    until(lambda: len(copies.asked) == 2)
+    copies.asked[0][2](None)
+    answers: list[Sequence[UnimqError]] = []
+    receiver.barrier(answers.append)
+    receiver.close(10)
+    assert len(answers) == 1
+    # The other one is not done, and comes again.
+    _, second = open_receiver()
+    second.wait_for(1)
+    assert second.bodies() == [b"0001"]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import pytest
 from unimq_kafka._wire import (
     DUE,
+    attempts_before,
     decode,
     due_time,
+    encode_again,
     encode_delay,
     encode_headers,
     encode_key,
@@ -107,6 +109,38 @@ def test_after_its_delay_a_message_is_as_if_it_had_had_none(age: float) -> None:
     assert timestamp == pytest.approx(encode_timestamp(message, plain), abs=1000)
     assert headers == plain
     assert decode(Foreign(b"x", None, headers, (1, timestamp))).sent_at == pytest.approx(message.sent_at, abs=0.0011)
+
+
+@pytest.mark.parametrize("age", [0.5, 3600.0])
+def test_a_copy_that_waits_for_the_delay_of_a_nack_is_the_same_message_with_its_attempts(age: float) -> None:
+    message = Message(b"x", key="k", id="i", headers={"a": "b", "raw": b"\xff"}, expires_at=2e9)
+    message.sent_at = round(time.time() - age, 3)
+    for attempt in (1, 2, 17):
+        waiting = encode_again(encode_headers(message), message, attempt, time.time() + 0.0001)
+        assert 0 <= due_time(waiting) - time.time() < 0.01
+        headers, timestamp = end_of_delay(waiting)
+        record = Foreign(b"x", b"k", headers, (1, timestamp))
+        assert attempts_before(record) == attempt
+        back = decode(record)
+        assert dict(back.headers) == dict(message.headers)
+        assert (back.id, back.key, back.expires_at) == ("i", "k", 2e9)
+        assert back.sent_at == pytest.approx(message.sent_at, abs=0.0001)
+        again = encode_again(headers, back, attempt + 1, time.time())
+        assert [name for name, _ in again] == [name for name, _ in waiting]
+
+
+def test_a_copy_of_a_foreign_record_keeps_the_id_that_it_had() -> None:
+    record = Foreign(b"x", None, [("a", b"1"), ("a", b"2"), ("none", None)])
+    headers, timestamp = end_of_delay(encode_again(record.headers(), decode(record), 1, time.time()))  # type: ignore[arg-type]
+    assert headers[:3] == record.headers()
+    back = decode(Foreign(b"x", None, headers, (1, timestamp)))
+    assert (back.id, back.headers) == ("orders-3-42", {"a": "2", "none": ""})
+    assert back.sent_at == 1_700_000_000.123
+
+
+@pytest.mark.parametrize("headers", [None, [], [("a", b"1")], [("unimq-attempts", b"x")], [("unimq-attempts", None)]])
+def test_what_says_nothing_of_attempts_had_none(headers: list[tuple[str, bytes | None]] | None) -> None:
+    assert attempts_before(Foreign(b"x", None, headers)) == 0
 
 
 @pytest.mark.parametrize("value", [None, b"", b"soon", b"-5", b"\xff"])

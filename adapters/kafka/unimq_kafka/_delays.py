@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -113,12 +113,12 @@ class Delays:
             del self._receivers[topic]
             return self._forwarders.pop(topic, None)
 
-    def forget_waiting(self, topic: str) -> None:
-        """Forget what waits in this process, as the topic of delays was purged."""
+    def forget_waiting(self, topic: str, ends: Mapping[int, int]) -> None:
+        """Forget what waits in this process below these offsets of the topic of delays, as it was purged."""
         with self._lock:
             forwarder = self._forwarders.get(topic)
         if forwarder is not None:
-            forwarder.forget_waiting()
+            forwarder.forget_waiting(ends)
 
     def end(self, topic: str, timeout: float) -> None:
         """End the forwarding because the topic is being deleted."""

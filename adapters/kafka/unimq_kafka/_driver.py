@@ -37,6 +37,7 @@ from unimq_kafka._options import (
     forwarder_settings,
     producer_settings,
 )
+from unimq_kafka._postponed import Postponed
 from unimq_kafka._producer import SharedProducer
 from unimq_kafka._receiver import KafkaReceiver
 from unimq_kafka._sender import KafkaSender
@@ -201,12 +202,12 @@ class KafkaDriver:
             if self._admin.find_partitions(delays, timeout) is not None:
                 delay_ends, delayed = self._backlog(delays, delays, timeout)
                 self._admin.delete_records(delays, delay_ends, timeout)
-                self._delays.forget_waiting(topic)
+                self._delays.forget_waiting(topic, delay_ends)
                 dropped += delayed
             self._admin.delete_records(topic, ends, timeout)
             for receiver, its_source in list(self._receivers.items()):
                 if _is_part_of(its_source, source):
-                    receiver.forget_waiting()
+                    receiver.forget_waiting(ends)
         return dropped
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
@@ -274,6 +275,7 @@ class KafkaDriver:
                 find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
                 is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
                 share=share,
+                postponed=self._postponed(source),
             )
         except BaseException:
             share.end(time.monotonic())
@@ -282,6 +284,13 @@ class KafkaDriver:
             self._receivers = {r: s for r, s in self._receivers.items() if not r.is_over}
             self._receivers[receiver] = source
         return receiver
+
+    def _postponed(self, source: Source) -> Postponed | None:
+        """Return where long delays of nacks are waited for; with an order, and in a subscription, that is nowhere."""
+        if isinstance(source, Subscription) or source.ordering == "key":
+            return None
+        limit = self._admin.message_limit(source.name, _LOOK) or self._limit
+        return Postponed(self._producer_for(limit), source.name, self._delays)
 
     def _open_forwarder(self, topic: str, partitions: int) -> Forwarder:
         """Open a forwarder of the delayed messages of a topic; called by the thread of `_delays`."""
@@ -338,7 +347,11 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         ),
         max_delay=LONGEST,
         ttl=emulated("checked at delivery; the record stays until the topic's retention ends"),
-        nack_delay=emulated("waits in the consumer; delay and attempts are lost when it ends or loses the partition"),
+        nack_delay=emulated(
+            "waits in the consumer, and is lost with the attempts when that ends or loses the partition; from 60 s on a"
+            " confirmed copy waits in the topic of delays, if it is a queue without an order"
+        ),
+        max_nack_delay=LONGEST,
         lease=lease,
         extend=lease,
         max_length=length,

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
@@ -159,9 +159,9 @@ class Forwarder:
         """Return the id of the topic of delays, and below which offset of each tier all is done for certain."""
         return self._finished
 
-    def forget_waiting(self) -> None:
-        """Forget what waits here, as the topic of delays was purged."""
-        self._mail.post(self._forget_waiting)
+    def forget_waiting(self, ends: Mapping[int, int]) -> None:
+        """Forget what waits here of what is below these offsets of the topic of delays, as it was purged."""
+        self._mail.post(lambda: self._forget_waiting(ends))
 
     # `_producer.ReportTaker`, from the thread that serves the reports.
 
@@ -400,16 +400,18 @@ class Forwarder:
             self._wakeup.clear()
             self._read_mail()
 
-    def _forget_waiting(self) -> None:
-        for tier in self._tiers.values():
-            for waiting in tier.line:
-                tier.progress.finish(waiting.offset)
-            tier.line.clear()
-            tier.size = 0
-            for waiting in list(tier.progress.held.values()):
+    def _forget_waiting(self, ends: Mapping[int, int]) -> None:
+        for progress, tier in self._tiers.items():
+            end = ends.get(progress.partition, 0)
+            while tier.line and tier.line[0].offset < end:
+                waiting = tier.line.popleft()
+                tier.size -= waiting.size
+                progress.finish(waiting.offset)
+            for waiting in [waiting for offset, waiting in progress.held.items() if offset < end]:
                 self._unpark(waiting)
-                tier.progress.finish(waiting.offset)
-        self._parked.clear()
+                progress.finish(waiting.offset)
+        self._parked = [item for item in self._parked if item[2].is_parked]
+        heapq.heapify(self._parked)
         self._member.forget_prefetched()
         self._apply_stops()
 

@@ -7,10 +7,11 @@ The thread polls in slices, since nothing can wake a poll. Settlements come to i
 import heapq
 import itertools
 import logging
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from confluent_kafka import Message as Record
@@ -20,8 +21,10 @@ from unimq.adapter import Delivery, DeliverySink, Lanes, Mailbox
 from unimq_kafka._delays import Share
 from unimq_kafka._member import Member
 from unimq_kafka._options import Settings
+from unimq_kafka._postponed import SHORTEST as LONG_NACK
+from unimq_kafka._postponed import Postponed
 from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress
-from unimq_kafka._wire import decode
+from unimq_kafka._wire import attempts_before, decode
 
 log = logging.getLogger("unimq.kafka")
 
@@ -43,6 +46,8 @@ _MOST_AHEAD = 100
 """Messages that such looks may bring before there is room for them (L5)."""
 _MOST_PARKED = 10_000
 """Nacked messages that wait here for their delay, beyond which no new ones are fetched (L5)."""
+_MOVES = 5.0
+"""Seconds that a consumer that closes waits for nacked messages to be stored where they wait for a long delay."""
 _DRAIN = 1.0
 """Seconds that a revoked partition is held for its messages in work to be settled, so that nobody does them twice."""
 
@@ -61,10 +66,17 @@ class KafkaReceiver:
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
         share: Share | None = None,
+        postponed: Postponed | None = None,
     ) -> None:
         self._topic = topic
         self._share = share
         """Its part in the forwarding of delayed messages."""
+        self._postponed = postponed
+        """For long delays of nacks, if they may wait elsewhere."""
+        self._moving: dict[tuple[Progress, int], int] = {}
+        """Nacked messages whose copies are being sent there, numbered in that order; they count as parked."""
+        self._behind_moves: deque[tuple[int, Barrier]] = deque()
+        """Barriers, and up to which number of those they wait."""
         self._sink = sink
         self._prefetch = prefetch
         self._is_ordered = is_ordered
@@ -104,7 +116,7 @@ class KafkaReceiver:
 
     def nack(self, delivery: Delivery, delay: float) -> None:
         """See `unimq.adapter.Receiver.nack`."""
-        self._mail.post(partial(self._nacked, delivery, time.monotonic() + delay if delay else 0.0))
+        self._mail.post(partial(self._nacked, delivery, delay, time.time() + delay))
 
     def extend(self, delivery: Delivery, duration: float) -> None:
         """See `unimq.adapter.Receiver.extend`: there is no lease, the capabilities say so."""
@@ -124,9 +136,9 @@ class KafkaReceiver:
         self._is_paused = False
         self._mail.post(())
 
-    def forget_waiting(self) -> None:
-        """Forget what waits here, as the topic was purged."""
-        self._mail.post(self._forget_waiting)
+    def forget_waiting(self, ends: Mapping[int, int]) -> None:
+        """Forget what waits here of what is below these offsets, as it was purged."""
+        self._mail.post(partial(self._forget_waiting, ends))
 
     def end(self, error: UnimqError, timeout: float) -> None:
         """End the consumer because its source was deleted; nothing is committed."""
@@ -160,6 +172,7 @@ class KafkaReceiver:
             error = self._member.end
             if error is None:
                 self._read_mail()
+                self._wait_while(lambda: bool(self._moving), min(self._close_by, time.monotonic() + _MOVES))
                 self._member.leave(self._close_by)
         except Exception as fault:
             log.exception("the consumer of %r ended", self._topic)
@@ -167,8 +180,14 @@ class KafkaReceiver:
             error.__cause__ = fault
         finally:
             self._member.drop(list(self._member.partitions.values()))
+            self._moving.clear()
+            for _, done in self._behind_moves:
+                done(self._late_errors())
+            self._behind_moves.clear()
             if error is not None:
                 self._sink.failed(error)
+            if self._postponed is not None:
+                self._postponed.close()
             self._member.close()
             self.is_over = True
             self._answer_late_mail()
@@ -178,7 +197,8 @@ class KafkaReceiver:
         now = time.monotonic()
         while self._parked and self._parked[0][0] <= now:
             self._ready.append(heapq.heappop(self._parked)[2])
-        room = 0 if self._is_paused or len(self._parked) >= _MOST_PARKED else self._prefetch - self._unsettled
+        parked = len(self._parked) + len(self._moving)
+        room = 0 if self._is_paused or parked >= _MOST_PARKED else self._prefetch - self._unsettled
         if room > 0:
             self._full_since = 0.0
             if self._waits_paused:
@@ -241,7 +261,7 @@ class KafkaReceiver:
         if progress is None:
             return
         if progress.receive(offset):
-            delivery = Delivery(decode(record), 1, (progress, offset), self._sink, record)
+            delivery = Delivery(decode(record), 1 + attempts_before(record), (progress, offset), self._sink, record)
             if not self._is_ordered or self._lanes.setdefault(progress, Lanes()).admit(delivery):
                 self._fresh.append(delivery)
         if progress.span >= SPAN_LIMIT and partition not in self._member.stopped:
@@ -257,20 +277,33 @@ class KafkaReceiver:
             }
         )
 
-    def _forget_waiting(self) -> None:
-        for delivery in (behind for lanes in self._lanes.values() for behind in lanes.forget_waiting()):
+    def _forget_waiting(self, ends: Mapping[int, int]) -> None:
+        def is_purged(delivery: Delivery) -> bool:
+            progress, offset = _token(delivery)
+            return offset < ends.get(progress.partition, 0)
+
+        behind = [delivery for lanes in self._lanes.values() for delivery in lanes.forget_waiting()]
+        waiting = [*self._fresh, *self._ready, *(item[2] for item in self._parked)]
+        for delivery in filter(is_purged, (*behind, *waiting)):
             progress, offset = _token(delivery)
             progress.finish(offset)
-        for delivery in (*self._fresh, *self._ready, *(item[2] for item in self._parked)):
-            progress, offset = _token(delivery)
-            progress.finish(offset)
-            if self._is_ordered:
-                self._lanes[progress].follow(delivery)
-        self._fresh.clear()
-        self._ready.clear()
-        self._parked.clear()
+        if self._is_ordered:
+            for delivery in filter(is_purged, waiting):
+                self._lanes[_token(delivery)[0]].follow(delivery)
+        self._drop_waiting(is_purged)
+        # What came after the purge waits behind its head again, if that is still there.
+        self._fresh += [d for d in behind if not is_purged(d) and self._lanes[_token(d)[0]].admit(d)]
         self._member.forget_prefetched()
         self._apply_stops()
+
+    def _drop_waiting(self, is_void: Callable[[Delivery], bool]) -> None:
+        # In place: this is also called from within a poll, by code that goes on to work with them.
+        for waiting in (self._fresh, self._ready):
+            kept = [delivery for delivery in waiting if not is_void(delivery)]
+            waiting.clear()
+            waiting.extend(kept)
+        self._parked[:] = [item for item in self._parked if not is_void(item[2])]
+        heapq.heapify(self._parked)
 
     # Settlements.
 
@@ -296,16 +329,42 @@ class KafkaReceiver:
         self._unsettled -= 1
         return progress
 
-    def _nacked(self, delivery: Delivery, due: float) -> None:
+    def _nacked(self, delivery: Delivery, delay: float, due: float) -> None:
         if self._release(delivery) is None:
             return
+        if self._postponed is None or delay < LONG_NACK:
+            self._repeat(delivery, due - time.time() if delay else 0.0)
+            return
+        self._moving[_token(delivery)] = next(self._numbers)
+        self._postponed.send(delivery, due, lambda error: self._mail.post(partial(self._moved, delivery, due, error)))
+
+    def _repeat(self, delivery: Delivery, left: float) -> None:
+        """Have a nacked message wait here for the seconds that are left of its delay."""
         again = Delivery(delivery.message, delivery.attempt + 1, delivery.token, self._sink, delivery.native)
-        if due:
-            heapq.heappush(self._parked, (due, next(self._numbers), again))
+        if left > 0:
+            heapq.heappush(self._parked, (time.monotonic() + left, next(self._numbers), again))
         else:
             self._ready.append(again)
 
+    def _moved(self, delivery: Delivery, due: float, error: UnimqError | None) -> None:
+        progress, offset = _token(delivery)
+        self._moving.pop((progress, offset), None)
+        if not progress.over:
+            if error is None:
+                progress.ack(offset)
+            else:
+                log.info("a message of %r waits for its delay in its consumer: %s", self._topic, error)
+                self._repeat(delivery, due - time.time())
+        while self._behind_moves and self._behind_moves[0][0] < next(iter(self._moving.values()), sys.maxsize):
+            self._start_barrier(self._behind_moves.popleft()[1])
+
     def _add_barrier(self, done: Barrier) -> None:
+        if self._moving:
+            self._behind_moves.append((next(reversed(self._moving.values())), done))
+        else:
+            self._start_barrier(done)
+
+    def _start_barrier(self, done: Barrier) -> None:
         # Only what is acked and not in a confirmed commit is waited for; the rest is certain already.
         wanted = {p: p.acked for p in self._member.partitions.values() if p.acked > p.proven}
         self._barriers.append((done, wanted))
@@ -351,9 +410,17 @@ class KafkaReceiver:
 
     def revoking(self, leaving: Sequence[Progress]) -> None:
         """See `_member.Owner.revoking`: nothing is delivered meanwhile, as this is the thread that delivers."""
-        until = time.monotonic() + _DRAIN
+
+        def is_in_work() -> bool:
+            if self._is_closing:
+                return False
+            return any(progress.held for progress in leaving) or any(token[0] in leaving for token in self._moving)
+
         self._read_mail()
-        while any(progress.held for progress in leaving) and not self._is_closing and self._member.end is None:
+        self._wait_while(is_in_work, time.monotonic() + _DRAIN)
+
+    def _wait_while(self, condition: Callable[[], bool], until: float) -> None:
+        while condition() and self._member.end is None:
             left = until - time.monotonic()
             if left <= 0:
                 break
@@ -370,13 +437,7 @@ class KafkaReceiver:
             self._unsettled -= len(progress.held)
             progress.held.clear()
             self._lanes.pop(progress, None)
-        # In place: this is also called from within a poll, by code that goes on to work with them.
-        for waiting in (self._fresh, self._ready):
-            kept = [delivery for delivery in waiting if not _token(delivery)[0].over]
-            waiting.clear()
-            waiting.extend(kept)
-        self._parked[:] = [item for item in self._parked if not _token(item[2])[0].over]
-        heapq.heapify(self._parked)
+        self._drop_waiting(lambda delivery: _token(delivery)[0].over)
         if lost:
             self._sink.lost(lost)
         self.committed()

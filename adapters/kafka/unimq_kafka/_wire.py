@@ -23,7 +23,10 @@ SENT_AT = RESERVED_PREFIX + "sent-at"
 EXPIRES_AT = RESERVED_PREFIX + "expires-at"
 DUE = RESERVED_PREFIX + "due"
 """Of messages in a topic of delays only: the Unix time in milliseconds at which they are to be delivered (T2)."""
-_OWN = frozenset({ID, BINARY, CONTENT_TYPE, CORRELATION_ID, REPLY_TO, SENT_AT, EXPIRES_AT})
+ATTEMPTS = RESERVED_PREFIX + "attempts"
+"""The last header of a message that waited in a topic of delays after a nack: its deliveries before that (A7)."""
+_OWN = frozenset({ID, BINARY, CONTENT_TYPE, CORRELATION_ID, REPLY_TO, SENT_AT, EXPIRES_AT, ATTEMPTS})
+_OF_DELAYS = frozenset({SENT_AT, DUE, ATTEMPTS})
 
 WireHeaders = list[tuple[str, bytes]]
 """Headers as we write them; those that others wrote may have no value."""
@@ -105,9 +108,31 @@ def encode_delay(message: Message, headers: WireHeaders) -> float:
     return due / 1000
 
 
+def encode_again(
+    wire: Sequence[tuple[str, bytes | None]], message: Message, attempts: int, due: float
+) -> list[tuple[str, bytes | None]]:
+    """Return the headers of a copy of what was received, for a topic of delays."""
+    headers = [each for each in wire if each[0] not in _OF_DELAYS]
+    if not any(name == ID for name, _ in headers):
+        # Of another program; its position, which is its id until now, will be another one.
+        headers.append((ID, message.id.encode()))
+    headers.append((SENT_AT, b"%d" % round(message.sent_at * 1000)))
+    headers.append((DUE, b"%d" % math.ceil(due * 1000)))
+    headers.append((ATTEMPTS, b"%d" % attempts))
+    return headers
+
+
+def attempts_before(record: Record) -> int:
+    """Return how often a message was delivered before it waited in a topic of delays."""
+    wire = cast("list[tuple[str, bytes | None]] | None", record.headers())
+    if not wire or wire[-1][0] != ATTEMPTS:
+        return 0
+    return _number(wire, ATTEMPTS)
+
+
 def due_time(wire: Sequence[tuple[str, bytes | None]]) -> float:
     """Return when a message of a topic of delays is due; a foreign one is due at once."""
-    return _milliseconds(wire, DUE) / 1000
+    return _number(wire, DUE) / 1000
 
 
 def end_of_delay(wire: Sequence[tuple[str, bytes | None]]) -> tuple[list[tuple[str, bytes | None]], int]:
@@ -115,13 +140,13 @@ def end_of_delay(wire: Sequence[tuple[str, bytes | None]]) -> tuple[list[tuple[s
 
     Its time of sending stays; see `encode_timestamp`.
     """
-    sent_at, now = _milliseconds(wire, SENT_AT), int(time.time() * 1000)
+    sent_at, now = _number(wire, SENT_AT), int(time.time() * 1000)
     is_recent = abs(now - sent_at) <= _OLD * 1000
     headers = [each for each in wire if each[0] != DUE and not (is_recent and each[0] == SENT_AT)]
     return headers, sent_at if is_recent else now
 
 
-def _milliseconds(wire: Sequence[tuple[str, bytes | None]], name: str) -> int:
+def _number(wire: Sequence[tuple[str, bytes | None]], name: str) -> int:
     text = next((value for header, value in wire if header == name), None)
     return int(text) if text is not None and text.isdigit() else 0
 
@@ -170,6 +195,7 @@ def _decode_headers(message: Message, wire: list[tuple[str, bytes | None]]) -> N
     message.reply_to = _text(headers, REPLY_TO)
     message.expires_at = _seconds(headers, EXPIRES_AT)
     message.sent_at = _seconds(headers, SENT_AT) or message.sent_at
+    headers.pop(ATTEMPTS, None)
     if raw:
         try:
             names = _names_from_json(headers.pop(BINARY))
