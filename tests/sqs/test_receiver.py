@@ -503,20 +503,57 @@ def test_the_end_of_a_lease_gives_back_what_waits_behind_from_its_end(make: Make
 
 
 def test_a_declared_lease_begins_when_those_ahead_are_done(make: Make) -> None:
+    fixture = make(is_fifo=True, lease=4, keep=False, wait=1)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: fixture.sink.delivered, "no head")
+    first = fixture.sink.delivered[0]
+    waiting = next(held for held in fixture.receiver._held if held.delivery is not first)
+    # Less than a lease is left of the time for which it was hidden, and its renewal is not due.
+    until(lambda: waiting.hidden_until < time.monotonic() + 3.5, "the clock stands still")
+    now = time.monotonic()
+    fixture.receiver.ack([first])
+    assert ids(fixture) == ["a", "b"]
+    until(lambda: fixture.sink.delivered[1].lease_until >= now + 4, "it begins with what the wait has left")
+    assert fixture.service.changed == [("b", 4)]
+
+
+def test_what_waits_is_kept_where_a_declared_lease_ends(make: Make) -> None:
     fixture = make(is_fifo=True, lease=1, keep=False, wait=1)
     fixture.service.answer(fifo("a", "b"))
     until(lambda: fixture.sink.delivered, "no head")
     first = fixture.sink.delivered[0]
     fixture.receiver.extend(first, 10)
-    # Longer than all for which SQS was asked to hide the second one: it is renewed while it waits.
-    hidden = next(held for held in fixture.receiver._held if held.delivery is not first)
-    began = hidden.hidden_until
-    until(lambda: hidden.hidden_until > began + 0.5, "what waits is not kept")
-    now = time.monotonic()
+    waiting = next(held for held in fixture.receiver._held if held.delivery is not first)
+    began = waiting.hidden_until
+    until(lambda: waiting.hidden_until > began + 0.5, "what waits is not kept")
     fixture.receiver.ack([first])
     assert ids(fixture) == ["a", "b"]
-    until(lambda: fixture.sink.delivered[1].lease_until >= now + 0.95, "it begins with what the wait has left")
     until(lambda: fixture.sink.gone == fixture.sink.delivered[1:], "a declared lease ends")
+
+
+def test_the_end_of_a_lease_makes_room_for_what_is_due_again(make: Make) -> None:
+    fixture = make(is_fifo=True, lease=1, keep=False, wait=1, prefetch=1)
+    fixture.service.answer(fifo("a", "b"))
+    until(lambda: ids(fixture) == ["a"], "no head")
+    fixture.receiver.nack(fixture.sink.delivered[0], 0.1)
+    fixture.service.answer(fifo("x", group="h"))
+    until(lambda: ids(fixture) == ["a", "x"], "another group waits as well")
+    until(lambda: ids(fixture) == ["a", "x", "a"], "nobody takes the place of what is lost")
+    assert fixture.sink.gone == fixture.sink.delivered[1:2]
+
+
+def test_what_is_back_by_itself_is_not_given_back(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    fixture = make(lease=1, keep=False)
+    (delivery,) = fixture.deliver("a")
+    before = delivery.lease_until
+    fixture.receiver.extend(delivery, 1)
+    until(lambda: delivery.lease_until != before, "not extended")
+    until(lambda: fixture.sink.gone, "the lease did not end")
+    fixture.settle()
+    # At its receipt it was hidden for longer than its lease, but not any more.
+    fixture.receiver.close(WITHIN)
+    assert fixture.service.changed == [("a", 1)]
+    assert not caplog.records
 
 
 def test_a_lost_renewal_gives_back_what_waits_behind(make: Make) -> None:

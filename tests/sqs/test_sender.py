@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unimq_sqs._sender import Destination, SQSSender
-from unimq_sqs._wire import _digested
+from unimq_sqs._sender import Destination, Lanes, Ready, SQSSender
+from unimq_sqs._wire import _digested, encode
 
 import unimq
 from unimq import UnimqError
@@ -240,6 +240,19 @@ def test_after_an_unknown_outcome_its_key_goes_on(caplog: object) -> None:
     sender.close(20)
     assert isinstance(outcomes.of["a00"], unimq.SendUnknown)
     assert (outcomes.of["a01"], outcomes.of["a02"]) == (None, None)
+
+
+def test_what_is_reported_twice_lets_one_follow() -> None:
+    """A crash after some outcomes of a batch reports all of it."""
+    lanes = Lanes()
+    first, second, third = (Ready(entry, encode(entry.message), "a") for entry in keyed("a", each=3))
+    assert lanes.admit([first, second, third]) == [first]
+    assert lanes.follow([first]) == [second]
+    assert lanes.follow([first]) == []
+    assert lanes.follow([second]) == [third]
+    assert lanes.follow([third]) == []
+    assert lanes.follow([third]) == []
+    assert lanes.admit([first]) == [first]
 
 
 def test_close_reports_what_waited_behind_a_request_that_hangs() -> None:
