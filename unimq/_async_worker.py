@@ -109,7 +109,9 @@ class LoopWorkers:
         is_simple = worker.timeout is None and not worker.handling_hooks
         handler: Any = worker.handler if is_simple else self._handle_one
         handled, began = 0, time.monotonic()
-        while not worker.stopping and not core.closed:
+        while True:
+            if worker.stopping or core.closed:
+                return
             try:
                 delivery = pop()
             except IndexError:

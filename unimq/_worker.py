@@ -547,7 +547,9 @@ class ThreadWorkers:
             if slot in self.overrun:
                 self.overrun.discard(slot)
                 self._fill_up()
-        worker.changed.wake_all()
+            is_last = not self.working
+        if is_last:
+            worker.changed.wake_all()
 
     def _fill_up(self) -> None:
         worker = self.worker
@@ -583,8 +585,11 @@ class ThreadWorkers:
         core, handler, acks = worker.core, worker.handler, worker.acks
         held, is_plain = core.held, core.is_plain
         pop, note = core.buffer.popleft, acks.append
-        # A forked child finds its copy of the consumer closed, and handles nothing more.
-        while not worker.stopping and not core.closed:
+        # Not `while not ...`: CPython 3.11 specializes a loop that is entered once only if it ends in a plain jump.
+        while True:
+            # A forked child finds its copy of the consumer closed, and handles nothing more.
+            if worker.stopping or core.closed:
+                return
             try:
                 delivery = pop()
             except IndexError:

@@ -4,11 +4,12 @@
     python tests/worker/throughput.py --hooks
 
 The bare loop is ``receive(100)``, a call of the handler for each message, and ``ack(batch)``: what `run` would cost at
-the least. With ``--no-call`` it calls nothing. Every slice of a worker has one of the bare loop of its front beside it,
-in random order, and what counts is the ratio of the two: figures of different minutes cannot be compared. A slice
-lasts from the call to its return, so that the start of the threads and the confirmation of every ack are in it. The
-last column is the ratio by the time of the processor, which other programs disturb less. ``--hooks`` has a worker with
-one middleware that does nothing against the same worker without.
+the least. It is the one of the same front, save that only the asyncio front can await an ``async`` handler. With
+``--no-call`` it calls nothing, and is always the one of the same front. Every slice of a worker has one of its bare
+loop beside it, in random order, and what counts is the ratio of the two: figures of different minutes cannot be
+compared. A slice lasts from the call to its return, so that the start of the threads and the confirmation of every ack
+are in it. The last column is the ratio by the time of the processor, which other programs disturb less. ``--hooks`` has
+a worker with one middleware that does nothing against the same worker without.
 """
 
 # ruff: noqa: T201 - what it prints is its result
@@ -56,11 +57,13 @@ HOOKS = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to handle messages; no kind of handler means the bare loop."""
+    """One way to handle messages."""
 
     front: str
-    kind: str = ""
-    concurrency: int = 1
+    kind: str
+    """Of the handler; the bare loop may have none."""
+    concurrency: int = 0
+    """0 is the bare loop."""
     hook: str = "none"
 
 
@@ -118,14 +121,14 @@ def counted(kind: str, count: int, stop: Callable[[], None]) -> Callable[[Any], 
     return working if kind == "async" else plain
 
 
-def measure_sync(way: Way, count: int, *, is_called: bool) -> Slice:
+def measure_sync(way: Way, count: int) -> Slice:
     """Handle so many messages on the synchronous front."""
     hook = HOOKS[way.hook]
     with unimq.connect(URL) as broker:
         load(broker, count)
         with broker.consumer(QUEUE, middleware=[] if hook is None else [hook]) as consumer:
             watch = Stopwatch()
-            if way.kind:
+            if way.concurrency:
                 handler = counted(way.kind, count, consumer.stop)
                 consumer.run(handler, concurrency=way.concurrency, signals=False)
             else:
@@ -133,7 +136,7 @@ def measure_sync(way: Way, count: int, *, is_called: bool) -> Slice:
                 left = count
                 while left:
                     batch = consumer.receive(AT_ONCE)
-                    if is_called:
+                    if way.kind:
                         for delivery in batch:
                             handler(delivery)
                     consumer.ack(batch)
@@ -144,7 +147,7 @@ def measure_sync(way: Way, count: int, *, is_called: bool) -> Slice:
     return took
 
 
-async def measure_async(way: Way, count: int, *, is_called: bool) -> Slice:
+async def measure_async(way: Way, count: int) -> Slice:
     """Handle so many messages on the asyncio front."""
     hook = HOOKS[way.hook]
     async with unimq.connect_async(URL) as broker:
@@ -154,17 +157,20 @@ async def measure_async(way: Way, count: int, *, is_called: bool) -> Slice:
             await producer.flush()
         async with broker.consumer(QUEUE, middleware=[] if hook is None else [hook]) as consumer:
             watch = Stopwatch()
-            if way.kind:
+            if way.concurrency:
                 handler = counted(way.kind, count, consumer.stop)
                 await consumer.run(handler, concurrency=way.concurrency, signals=False)
             else:
-                handler = counted("async", count, lambda: None)
+                handler = counted(way.kind, count, lambda: None)
                 left = count
                 while left:
                     batch = await consumer.receive(AT_ONCE)
-                    if is_called:
+                    if way.kind == "async":
                         for delivery in batch:
                             await handler(delivery)
+                    elif way.kind:
+                        for delivery in batch:
+                            handler(delivery)
                     consumer.ack(batch)
                     left -= len(batch)
                 await consumer.settle()
@@ -179,11 +185,18 @@ def check_empty(stats: unimq.Stats) -> None:
         raise SystemExit(f"FAILED: {stats.ready} messages are left, {stats.in_flight} of them in flight")
 
 
-def measure(way: Way, count: int, *, is_called: bool) -> Slice:
+def measure(way: Way, count: int) -> Slice:
     """Handle so many messages."""
     if way.front == "sync":
-        return measure_sync(way, count, is_called=is_called)
-    return asyncio.run(measure_async(way, count, is_called=is_called))
+        return measure_sync(way, count)
+    return asyncio.run(measure_async(way, count))
+
+
+def bare_loop(way: Way, *, is_called: bool) -> Way:
+    """Return the bare loop that does what a worker does."""
+    if not is_called:
+        return Way(way.front, "")
+    return Way("asyncio" if way.kind == "async" else way.front, way.kind)
 
 
 def show(pairs: Sequence[Pair], count: int) -> None:
@@ -205,8 +218,8 @@ def show(pairs: Sequence[Pair], count: int) -> None:
 def main() -> None:
     """Measure in rounds, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=100_000, help="in each slice")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--messages", type=int, default=400_000, help="in each slice")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--hooks", action="store_true", help="what one hook costs, instead of what `run` costs")
     parser.add_argument("--no-call", action="store_true", help="the bare loop calls no handler")
@@ -221,8 +234,8 @@ def main() -> None:
         hooked = itertools.product(ways, [hook for hook in HOOKS if hook != "none"])
         pairs = [Pair(Way(way.front, way.kind, way.concurrency, hook), way) for way, hook in hooked]
     else:
-        pairs = [Pair(way, Way(way.front)) for way in ways]
-    run = functools.partial(measure, count=count, is_called=not options.no_call)
+        pairs = [Pair(way, bare_loop(way, is_called=not options.no_call)) for way in ways]
+    run = functools.partial(measure, count=count)
     for base in {pair.base.front: pair.base for pair in pairs}.values():
         # The first slice pays for imports.
         run(base)
