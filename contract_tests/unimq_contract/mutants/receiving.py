@@ -36,11 +36,17 @@ class AttemptStuck(Mutant):
 
 
 class AckedAtDelivery(Mutant):
-    """A message is settled when it is handed out."""
+    """A message is settled when it is handed out, and what its consumer does with it later changes nothing."""
 
     def deliver(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
         receiver.portable.deliver(deliveries)
         receiver.real.ack(deliveries)
+
+    def ack(self, receiver: FaultyReceiver, deliveries: Sequence[Delivery]) -> None:
+        pass
+
+    def nack(self, receiver: FaultyReceiver, delivery: Delivery, delay: float) -> None:
+        pass
 
 
 class GreetsConsumers(Mutant):

@@ -256,7 +256,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write(shown.get())
     terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")
     unshown = _unshown(config)
-    if unshown and not _is_whole(config) and "memory" in _made(config) and not config.option.keyword:
+    is_all = config.option.unimq_mutants == "all" and "memory" in _made(config) and not config.option.keyword
+    if unshown and is_all and not _is_whole(config):
         terminalreporter.write_line(
             f"{len(unshown)} tests kill theirs on other backends only, which a run of all backends must show: "
             f"{', '.join(unshown)}"
