@@ -183,12 +183,14 @@ def delayed(body: bytes, delay: float, seconds: float = 20.0) -> Outgoing:
     return entry
 
 
-def in_tiers(address: str, topic: str) -> dict[bytes, int]:
-    """Return where the delayed messages wait."""
+def in_tiers(address: str, topic: str, count: int) -> dict[bytes, int]:
+    """Return where so many delayed messages wait."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": "reader", "log_level": 0, "fetch.wait.max.ms": 10})
     consumer.assign([TopicPartition(f"{topic}.unimq-delay", partition, 0) for partition in range(4)])
     found: dict[bytes, int] = {}
-    while (record := consumer.poll(0.5)) is not None:
+    while len(found) < count:
+        record = consumer.poll(10)
+        assert record is not None, found
         assert record.error() is None
         found[record.value() or b""] = record.partition() or 0
     consumer.close()
@@ -212,7 +214,7 @@ def test_delayed_messages_wait_for_their_topic_and_go_to_the_tier_of_their_delay
     assert not sink.errors
     assert not tiers.asked
     # The mock's topics have four partitions; the third one waits 16 s.
-    assert in_tiers(address, topic) == {b"half": 0, b"two": 1, b"five": 2, b"hour": 3}
+    assert in_tiers(address, topic, 4) == {b"half": 0, b"two": 1, b"five": 2, b"hour": 3}
     assert stored(address, topic) == [b"now"]
     positions = {entry.message.id: entry.position for entry in sink.kept}
     assert all(isinstance(position, Position) for position in positions.values())
@@ -238,7 +240,7 @@ def test_without_a_topic_of_delays_nothing_is_sent_and_everybody_is_told(
     sender.submit([delayed(b"c", 2.0)])
     tiers.answer(4)
     sink.wait_for(3)
-    assert in_tiers(address, topic) == {b"c": 1}
+    assert in_tiers(address, topic, 1) == {b"c": 1}
     sender.close(5)
 
 
@@ -252,7 +254,7 @@ def test_what_was_overdue_before_its_topic_was_there_is_not_sent_any_more(
     assert [(name, type(error)) for name, error in sink.errors] == [("soon", SendUnknown)]
     tiers.answer(4)
     sink.wait_for(2)
-    assert in_tiers(address, topic) == {b"late": 1}
+    assert in_tiers(address, topic, 1) == {b"late": 1}
     sender.close(5)
 
 

@@ -168,10 +168,14 @@ def decode(record: Record) -> Message:
     message = Message(record.value() or b"", None if key is None else key.decode("utf-8", "surrogateescape"))
     if kind:
         message.sent_at = timestamp / 1000
-    wire = record.headers()
+    # On receipt they are always a list, whose values are bytes.
+    wire = cast("list[tuple[str, bytes | None]] | None", record.headers())
     if wire:
-        # On receipt they are always a list, whose values are bytes.
-        _decode_headers(message, cast("list[tuple[str, bytes | None]]", wire))
+        if len(wire) == 1 and wire[0][0] == ID:
+            # What most messages have, without the search for the rest.
+            message.id = (wire[0][1] or b"").decode("utf-8", "replace")
+        else:
+            _decode_headers(message, wire)
     if not message.id:
         message.id = f"{record.topic()}-{record.partition()}-{record.offset()}"
     return message
