@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unimq_sqs._sender import Destination, Lanes, Ready, SQSSender
+from unimq_sqs._sender import Destination, Ready, SendLanes, SQSSender
 from unimq_sqs._wire import _digested, encode
 
 import unimq
@@ -244,7 +244,7 @@ def test_after_an_unknown_outcome_its_key_goes_on(caplog: object) -> None:
 
 def test_what_is_reported_twice_lets_one_follow() -> None:
     """A crash after some outcomes of a batch reports all of it."""
-    lanes = Lanes()
+    lanes = SendLanes()
     first, second, third = (Ready(entry, encode(entry.message), "a") for entry in keyed("a", each=3))
     assert lanes.admit([first, second, third]) == [first]
     assert lanes.follow([first]) == [second]

@@ -304,13 +304,11 @@ class SQSReceiver:
     def _look_due(self, held: Held) -> float:
         return held.lease_until - (self._settings.lease / 2 if self._is_kept(held) else 0.0)
 
-    def _hide(self, held: Held, seconds: float, now: float) -> bool:
-        """Hide a message for `seconds` from now, or for what its 12 hours leave; false if that is no gain."""
+    def _hide(self, held: Held, seconds: float, now: float) -> None:
+        """Hide a message for `seconds` from now, or for what its 12 hours leave, unless that is no gain."""
         seconds = min(ceil(seconds), int(held.received_at + LONGEST_VISIBILITY - now) - 1)
-        if now + seconds <= held.lease_until:
-            return False
-        self._change(Change(held, seconds))
-        return True
+        if now + seconds > held.lease_until:
+            self._change(Change(held, seconds))
 
     def _keep(self) -> None:
         """Renew leases at half their time, report those that ended, and end delays (A3, A5, A6, A10)."""
@@ -328,10 +326,10 @@ class SQSReceiver:
                         continue
                     if not held.changing:
                         due = self._look_due(held)
-                        # At the end of the 12 hours nothing can be renewed.
                         if now < due - together or not self._is_kept(held):
                             look = due
                         else:
+                            # In vain at the end of the 12 hours; then the lease ends.
                             self._hide(held, self._settings.lease, now)
                     self._next_look = min(self._next_look, look)
                 self._lose(over, is_back=False)

@@ -48,7 +48,7 @@ class Ready(msgspec.Struct, eq=False):
     """
 
 
-class Lanes:
+class SendLanes:
     """Which message of each group is on its way; the later ones wait for its outcome (O1).
 
     Two of a group in one request would not do: SQS may store the second and fail the first. Its lock guards everything.
@@ -98,7 +98,7 @@ class SQSSender:
         self.destination = destination
         self.sink = sink
         self.open: set[Ready] = set()
-        self.lanes = Lanes() if destination.is_fifo else None
+        self.lanes = SendLanes() if destination.is_fifo else None
         # Unique over all producers: 64 random bits, then a counter, whose `next` is atomic.
         self.sends = map(f"{os.urandom(8).hex()}-{{:x}}".format, itertools.count(1))
         self.batcher: Batcher[Ready] = Batcher(
