@@ -92,6 +92,21 @@ DELETIONS = (
         "return list(topic.queues.values())[:1]",
     ),
     Deletion(
+        "D1",
+        "a nacked message goes behind",
+        "_store.py",
+        """            self.ready.appendleft(stored)
+        else:
+            self.ready.append(stored)
+
+    def return_held""",
+        """            self.ready.appendleft(stored)
+        else:
+            self.ready.appendleft(stored)
+
+    def return_held""",
+    ),
+    Deletion(
         "T2",
         "the delay of a message",
         "_store.py",

@@ -72,6 +72,14 @@ class NackOnlyAtRestart(Mutant):
         pass
 
 
+class NackedGoesFirst(Mutant):
+    """A nacked message comes again at once to whoever nacked it, before everything that waits."""
+
+    def nack(self, receiver: FaultyReceiver, delivery: Delivery, delay: float) -> None:
+        delivery.attempt += 1
+        receiver.portable.deliver((delivery,))
+
+
 class NackReturnsAll(Mutant):
     """A nack gives back everything that the consumer holds."""
 

@@ -132,6 +132,27 @@ class DeadLettersContract(Contract):
             assert bodies(dead) == poison
             consumer.ack(dead)
 
+    @guarantee("D1", kills=("nacked-goes-first",))
+    def test_poison_without_a_limit_blocks_nobody(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        """Also where one message at a time is taken, it does not come again before everything else had its turn."""
+        good = numbered(5)
+        with broker.producer(queue) as producer, broker.consumer(queue, prefetch=1) as consumer:
+            producer.send_many([b"poison", *good])
+            acked: list[bytes] = []
+            failures = 0
+            while len(acked) < len(good):
+                delivery = harness.receive_one(consumer)
+                if delivery.body == b"poison":
+                    failures += 1
+                    assert failures <= 2 * len(good), f"{len(acked)} of {len(good)} came besides the poison"
+                    delivery.nack()
+                else:
+                    acked.append(delivery.body)
+                    delivery.ack()
+            assert sorted(acked) == good
+
     @guarantee("D4", "A8", kills=("limit-off-by-one",))
     def test_without_dead_letters_the_limit_drops(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
