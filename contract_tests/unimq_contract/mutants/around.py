@@ -36,6 +36,12 @@ AROUND = {
 }
 """By kind of broker. RabbitMQ itself closes the channel of a cumulative ack, which kills by an error of the broker."""
 
+
+def around(kind: str) -> tuple[str, ...]:
+    """Return the mutants for a kind of broker; for one that is not known here, those that any driver could be."""
+    return AROUND.get(kind, _EVERYWHERE)
+
+
 _SCHEMES = {"rabbitmq": "amqp", "kafka": "kafka", "sqs": "sqs"}
 
 

@@ -32,6 +32,8 @@ class RefusesWhatWorks(Mutant):
 class PlainTextForTls(Mutant):
     """A server that does not speak TLS is spoken to without."""
 
+    takes_tls = True
+
     def connecting(self, url: BrokerURL) -> BrokerURL:
         if not url.scheme.endswith("+ssl"):
             return url

@@ -38,9 +38,11 @@ class Mutant:
     One object per connection. `state` lives as long as the process, per mutant, for faults between connections.
     """
 
-    name: ClassVar[str] = ""
+    name: ClassVar[str] = "none"
     in_memory: ClassVar[bool] = True
     """Whether a broker in this process can have the fault; if not, it is made around real ones only (`around`)."""
+    takes_tls: ClassVar[bool] = False
+    """Whether, in memory, there is also a scheme that asks for TLS."""
     state: ClassVar[defaultdict[str, Any]]
 
     def __init_subclass__(cls) -> None:

@@ -1,7 +1,8 @@
 """The pytest plugin that runs each test on the mutants that it claims to kill; `unimq_contract.mutants` loads it.
 
 Each backend of the command line, memory if there is none, is replaced by its mutants: one backend each, whose adapter
-has one fault. Around memory that is every mutant there is, around another adapter those of `around.AROUND`.
+has one fault. Around memory that is every mutant there is, around another adapter those of `around.AROUND`. The mutant
+called ``none`` has no fault, and every test must pass on it: what kills the others is their fault and not the seam.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from unimq._adapters import load_adapter, register_adapter, unregister_adapter
 from unimq_contract.brokers import BACKENDS
 from unimq_contract.harness import Backend, backend_at
 from unimq_contract.mutants import mutants
-from unimq_contract.mutants.around import AROUND, kind_of
+from unimq_contract.mutants.around import around, kind_of
 from unimq_contract.mutants.seam import FaultyAdapter, Mutant
 from unimq_contract.plugin import backends_of
 
@@ -55,7 +56,10 @@ class Verdicts:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("unimq").addoption(
-        "--unimq-mutants", default="", metavar="LIST", help="run the tests that must fail on these mutants, or on all"
+        "--unimq-mutants",
+        default="",
+        metavar="LIST",
+        help="run the tests that must fail on these mutants, on all, or none",
     )
 
 
@@ -68,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    known = mutants()
+    known = _known()
     option = cast("str", session.config.option.unimq_mutants)
     unknown = set(option.split(",")) - known.keys() - {"all"}
     if unknown:
@@ -84,20 +88,26 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             backends.append(_mutant(backend, known[name]))
 
 
+def _known() -> dict[str, type[Mutant]]:
+    return {Mutant.name: Mutant, **mutants()}
+
+
 def _around(backend: Backend) -> list[str]:
     """Return the mutants that make sense at the driver of a backend."""
     if kind_of(backend) == "memory":
         return [name for name, mutant in mutants().items() if mutant.in_memory]
-    return list(AROUND[kind_of(backend)])
+    return list(around(kind_of(backend)))
 
 
 def _mutant(backend: Backend, mutant: type[Mutant]) -> Backend:
     if kind_of(backend) != "memory":
         return replace(backend, name=f"{backend.name}-{mutant.name}", mutant=mutant.name, mutant_of=backend)
     # A scheme of its own, so that a mutant never meets the destinations of another.
-    schemes = (f"memory+{mutant.name}", f"memory+{mutant.name}+ssl")
+    scheme = f"memory+{mutant.name}"
+    schemes = (scheme, f"{scheme}+ssl") if mutant.takes_tls else (scheme,)
     register_adapter(cast("Adapter", FaultyAdapter(mutant, load_adapter("memory"), schemes)))
-    made = backend_at(f"{schemes[0]}://mutant", stress=STRESS, name=f"memory-{mutant.name}")
+    stress = STRESS if mutant is not Mutant else 1.0
+    made = backend_at(f"{scheme}://mutant", stress=stress, name=f"memory-{mutant.name}")
     made.mutant, made.mutant_of = mutant.name, backend
     return made
 
@@ -108,7 +118,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     backend = _backend(item)
     if backend is None:
         return (yield)  # pyright: ignore[reportUnknownVariableType]
-    mutant = mutants()[backend.mutant]
+    mutant = _known()[backend.mutant]
     with mutant.installed(), nullcontext() if backend.in_process else _around_adapter(backend, mutant):
         return (yield)  # pyright: ignore[reportUnknownVariableType]
 
@@ -138,7 +148,8 @@ def _backend(item: pytest.Item) -> Backend | None:
     if not backend.in_process and cast("pytest.Function", item).originalname == RANDOM_PROGRAMS:
         # There a random program may as well end by what the broker itself makes of the fault, which proves nothing.
         return None
-    return backend if backend.mutant in mark.kwargs["kills"] else None
+    kills = mark.kwargs["kills"]
+    return backend if backend.mutant in kills or (backend.mutant == Mutant.name and kills) else None
 
 
 @pytest.hookimpl(trylast=True)
@@ -188,11 +199,14 @@ def _made(config: pytest.Config) -> dict[str, set[str]]:
 def _wrong(config: pytest.Config) -> list[str]:
     """Return everything that keeps the run from proving what it was to prove."""
     found = config.stash[_verdicts].found
-    wrong = [f"{backend}: {name}: {test}: {verdict}" for (backend, name, test), verdict in found.items()]
-    wrong = [line for line in wrong if not line.endswith((": killed", ": skipped"))]
+    wrong = [
+        f"{backend}: {name}: {test}: {verdict}"
+        for (backend, name, test), verdict in found.items()
+        if verdict not in {"skipped", "survived" if name == Mutant.name else "killed"}
+    ]
     for backend, names in _made(config).items():
         killed = {name for (at, name, _), verdict in found.items() if at == backend and verdict == "killed"}
-        wrong += [f"{backend}: {name}: no test kills it" for name in names - killed]
+        wrong += [f"{backend}: {name}: no test kills it" for name in names - killed - {Mutant.name}]
     wrong += [f"{test}: claims to kill no mutant" for test in _barren(config)]
     if _is_whole(config):
         wrong += [f"{test}: kills no mutant of any backend" for test in _unshown(config)]
