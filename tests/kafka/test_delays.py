@@ -191,6 +191,17 @@ def test_nobody_waits_beyond_the_deadline(setting: Setting) -> None:
     assert not answers.found
 
 
+def test_who_waits_is_told_when_the_connection_is_closed(setting: Setting) -> None:
+    setting.topics.errors = [ConnectionLost("no answer") for _ in range(100_000)]
+    answers = Answers()
+    for _ in range(3):
+        answers.ask(setting)
+    until(lambda: len(setting.topics.errors) < 99_990)
+    setting.delays.close(time.monotonic() + 5)
+    assert len(answers.errors) == 3
+    assert not answers.found
+
+
 def test_receivers_of_a_topic_share_one_forwarder_which_ends_with_the_last(setting: Setting) -> None:
     first, second = setting.delays.join("orders"), setting.delays.join("orders")
     until(lambda: setting.topics.looks > 2)

@@ -207,6 +207,27 @@ def test_what_is_refused_is_tried_again_and_blocks_nobody(
     until(lambda: committed(address, topic, 0) == 2)
 
 
+def test_many_that_are_refused_are_all_tried_again(
+    put: Callable[..., None], open_forwarder: Open, address: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no others meanwhile, which would only be refused as well."""
+    monkeypatch.setattr(_forwarder, "_MOST_REFUSED", 2)
+    for body in (b"1", b"2"):
+        put(body, 0, -1)
+    forwarder, moves = open_forwarder()
+    moves.wait_for(2)
+    for job in moves.jobs:
+        moves.refuse(job)
+    until(lambda: len(forwarder._parked) == 2)
+    put(b"3", 0, -1)
+    until(lambda: any(tier.line for tier in forwarder._tiers.values()))
+    assert len(moves.jobs) == 2
+    moves.confirms = True
+    moves.wait_for(5)
+    assert sorted(moves.bodies()[2:]) == [b"1", b"2", b"3"]
+    until(lambda: committed(address, topic, 0) == 3)
+
+
 def test_short_rests_are_kept_here_and_end_in_the_order_in_which_they_fall_due(
     put: Callable[..., None], open_forwarder: Open
 ) -> None:

@@ -12,6 +12,9 @@ from unimq.adapter import Outgoing
 from unimq_kafka._producer import Job, SharedProducer
 from unimq_kafka._tiers import tier_for
 
+_TOLERANCE = 0.05
+"""Seconds by which a message may find itself late for its tier: those of one delay should wait in one order."""
+
 OnPartitions = Callable[[int], None]
 OnFailure = Callable[[UnimqError], None]
 
@@ -71,7 +74,7 @@ class DelayedSends:
             self._partitions = 0
 
     def _produce(self, job: Job, due: float) -> None:
-        job.partition = tier_for(due - time.time(), self._partitions)
+        job.partition = tier_for(due - time.time() + _TOLERANCE, self._partitions)
         self._producer.produce(job)
 
     def _found(self, partitions: int) -> None:

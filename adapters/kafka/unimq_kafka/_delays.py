@@ -139,8 +139,8 @@ class Delays:
         for forwarder in forwarders:
             forwarder.join(max(0.0, deadline - time.monotonic()))
         if thread is not None:
-            # It ends after the request under way, which is bounded.
-            thread.join()
+            # It ends after the request under way, whose limit may be a little later.
+            thread.join(max(_STEP, deadline - time.monotonic()))
 
     def _start(self) -> None:
         """Have the thread look; called under the lock."""
@@ -161,6 +161,8 @@ class Delays:
                 log.exception("serving topics of delays failed")
                 pause = _LOOK_INTERVAL
             self._wakeup.wait(pause)
+        for request in self._wanted:
+            self._provide(request)
 
     def _work(self) -> float | None:
         """Do what is to be done; return the seconds until there may be more, `None` if that comes with a wake-up."""
@@ -177,10 +179,13 @@ class Delays:
         return _LOOK_INTERVAL if self._receivers else None
 
     def _provide(self, request: _Wanted) -> None:
+        if self._is_closing:
+            request.failed(ConnectionLost("the connection is being closed"))
+            return
         try:
             partitions = self._make(request.topic)
         except ConnectionLost as error:
-            if time.monotonic() >= request.deadline or self._is_closing:
+            if time.monotonic() >= request.deadline:
                 request.failed(error)
                 return
             with self._lock:

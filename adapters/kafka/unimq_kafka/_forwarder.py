@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
@@ -205,7 +206,8 @@ class Forwarder:
         now = time.time()
         for tier in self._tiers.values():
             self._end_time_in_tier(tier, now)
-        while self._parked and self._parked[0][0] <= now and self._may_move():
+        # Also when there are so many refused ones that nothing else is tried: they would wait for themselves.
+        while self._parked and self._parked[0][0] <= now and self._has_room_under_way():
             waiting = heapq.heappop(self._parked)[2]
             if waiting.is_parked:
                 self._unpark(waiting)
@@ -225,12 +227,11 @@ class Forwarder:
         for command in self._mail.drain():
             command()
 
+    def _has_room_under_way(self) -> bool:
+        return len(self.outstanding) < _MOST_UNDER_WAY and self._bytes_under_way < _MOST_BYTES_UNDER_WAY
+
     def _may_move(self) -> bool:
-        return (
-            len(self.outstanding) < _MOST_UNDER_WAY
-            and self._bytes_under_way < _MOST_BYTES_UNDER_WAY
-            and self._refused_count < _MOST_REFUSED
-        )
+        return self._has_room_under_way() and self._refused_count < _MOST_REFUSED
 
     def _until_next(self) -> float:
         """Return the seconds until something may have to be done, unless something comes before."""
@@ -254,12 +255,14 @@ class Forwarder:
         tier = self._tiers.get(progress)
         if tier is None:
             tier = self._tiers[progress] = _Tier(progress)
-        headers = record.headers() or []
-        due = due_time(headers)  # type: ignore[arg-type] # on receipt they are a list, whose values are bytes
+        # On receipt they are a list, whose values are bytes.
+        headers = cast("list[tuple[str, bytes | None]]", record.headers() or [])
+        due = due_time(headers)
         size = len(record.value() or b"") + len(record.key() or b"")
+        size += sum([len(name) + len(value or b"") for name, value in headers])
         # The time of the broker, which appended it here, as the topic is made so; clocks of senders would differ.
         leaves = min(due, record.timestamp()[1] / 1000 + tier.waiting_time)
-        tier.line.append(Waiting(progress, offset, record, headers, due, leaves, size))  # type: ignore[arg-type]
+        tier.line.append(Waiting(progress, offset, record, headers, due, leaves, size))
         tier.size += size
 
     def _apply_stops(self) -> None:
