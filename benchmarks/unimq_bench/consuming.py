@@ -93,6 +93,8 @@ def _listen(
     cpu = time.process_time()
     report.started = last = clock()
     progress.ready.set()
+    if task.waits:
+        report.started = last = progress.wait_for_start()
     while not progress.is_stopped:
         batch = receiver.receive(task.at_most, _POLL)
         now = clock()

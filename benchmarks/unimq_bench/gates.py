@@ -14,6 +14,7 @@ LATE_SHARE = 0.10
 LATENESS_THAT_MATTERS = 0.0005
 """Seconds below which a late generator is the clock's doing: no sleep ends more exactly."""
 FOREIGN_CORES = 0.2
+DISTURBED = "busy with something else"
 SATURATED = 0.95
 """Of a core: a client that uses more is the bottleneck itself."""
 FEWEST_MESSAGES_FOR_P99 = 10_000
@@ -37,9 +38,7 @@ def broken(
     """
     found = [*_coverage(run), *_accounting(run, excused=excused)]
     if run.foreign_cpu > foreign_cores:
-        found.append(
-            f"{run.foreign_cpu:.2f} cores were busy with something else, on average; {foreign_cores:g} are allowed"
-        )
+        found.append(f"{run.foreign_cpu:.2f} cores were {DISTURBED}, on average; {foreign_cores:g} are allowed")
     if latencies:
         found += _percentiles(run)
     if stationary:

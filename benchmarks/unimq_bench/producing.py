@@ -27,7 +27,8 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
         prebuilt = _prebuilt(maker, task) if task.prebuilt else None
         start = progress.wait_for_start(_probing(sender, maker) if task.probing else None)
         cpu = time.process_time()
-        report.started = start
+        # What nobody scheduled begins when it begins, not when the word to start was given.
+        report.started = start if task.rate else time.monotonic_ns()
         if prebuilt is not None:
             for body in prebuilt:
                 sender.send(body)
@@ -36,7 +37,7 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
         elif task.rate:
             _by_schedule(sender, maker, task, start, report, progress, blocked, lateness)
         else:
-            _by_window(sender, maker, task, start, report, progress, blocked)
+            _by_window(sender, maker, task, report.started, report, progress, blocked)
         report.sending_ended = time.monotonic_ns()
         failed = sender.flush()
         report.ended = time.monotonic_ns()

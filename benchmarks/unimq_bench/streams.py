@@ -142,6 +142,7 @@ class _Flow:
             pause=stream.pause,
             # One of them is enough, and the others show that the messages find another way.
             reopen_at=stream.reopen_at if number == 0 else 0.0,
+            waits=bool(stream.backlog),
             nack_every=stream.nack_every,
             reject_every=stream.reject_every,
             folder=str(self.crew.folder),

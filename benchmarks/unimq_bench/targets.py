@@ -127,7 +127,8 @@ def open_places(
             url = "memory://"
         elif "://" not in each:
             if each not in TAPS:
-                raise BadBench(f"{each!r} is neither a URL nor one of {', '.join((MEMORY, *TAPS))}")
+                # Not shown: where somebody forgot the scheme, it may hold a password.
+                raise BadBench(f"a broker is a URL, or one of {', '.join((MEMORY, *TAPS))}, which are started")
             report(f"starting {each}")
             brokers = _contract("brokers")
             try:

@@ -48,6 +48,8 @@ class Receiving:
     """Seconds that the application stands still from `pause_at` on: it stays connected and receives nothing."""
     reopen_at: float = 0.0
     """When to close the receiver with a batch unsettled, and open another."""
+    waits: bool = False
+    """Be connected, but receive nothing before the start."""
     nack_every: int = 0
     """Give back the first delivery of each message whose number is a multiple of this."""
     reject_every: int = 0

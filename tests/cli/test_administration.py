@@ -23,6 +23,7 @@ COMMANDS = [
     "check",
     "plan",
     "apply",
+    "bench",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from unimq._capabilities import Capabilities, Feature
-from unimq._cli import _messages, _redrive, _tap, _verify
+from unimq._cli import _bench, _messages, _redrive, _tap, _verify
 from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
 from unimq._destinations import Queue, QueuePolicy, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
@@ -493,6 +493,60 @@ def verify(
         # A wrong URL is told by one line, not by the failure of every test.
         connect(url).close()
     return _verify.verify(wanted, urls[first:], json=json, html=html)
+
+
+bench = App(
+    name="bench",
+    help="Measure brokers, and unimq against raw clients and other libraries on them.",
+    help_format="plaintext",
+)
+app.command(bench)
+
+
+@bench.default
+def bench_run(
+    *workloads: str,
+    on: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, metavar="URL[,URL]")] = (),
+    rows: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, metavar="ROW[,ROW]")] = (),
+    profile: Literal["smoke", "standard", "full"] = "standard",
+    set: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, metavar="KEY=VALUE")] = (),
+    seed: int | None = None,
+    foreign: float | None = None,
+    out: Path | None = None,
+    html: Path | None = None,
+    json: JSON = False,
+) -> int:
+    """Measure WORKLOADS, or list them if none is named; "all" is every one.
+
+    Exits with 0 if no row lost, changed or invented anything, with 1 if one did, with 130 after Ctrl-C, which keeps
+    what was found until then. A run that others on the machine disturbed is marked and not ranked.
+
+    Args:
+        workloads: Names, files that end in .toml, or all.
+        on: Brokers: URLs, memory, or rabbitmq, kafka, sqs, which are started. Else UNIMQ_URL, else all four.
+        rows: Libraries: unimq, raw (the raw client of each backend), or their names. Else those of the workload.
+        profile: smoke takes seconds and says nothing about speed; full takes an hour.
+        set: A parameter of the workloads that is to differ; repeatable.
+        seed: Of the random order, to repeat it.
+        foreign: Cores that others on the machine may use before a run is invalid.
+        out: Write the result to this file as JSON.
+        html: Write the result to this file as one page that needs nothing else.
+        json: Print the result as one JSON document instead of tables.
+    """
+    if not workloads:
+        return _bench.list_workloads()
+    return _bench.bench(
+        workloads,
+        on=on,
+        rows=rows,
+        profile=profile,
+        settings=set,
+        seed=seed,
+        foreign=foreign,
+        out=out,
+        html=html,
+        json=json,
+    )
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:

@@ -1,0 +1,242 @@
+"""A whole benchmark: what was asked for is checked first, then measured; what was found survives an interruption."""
+
+import contextlib
+import importlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from unimq_bench import environment, measuring, recording, results, workloads
+from unimq_bench.collection import Collection
+from unimq_bench.counting import can_count
+from unimq_bench.gates import FOREIGN_CORES
+from unimq_bench.results import Result
+from unimq_bench.rows.catalogue import CATALOGUE, Entry, UnknownRow
+from unimq_bench.targets import MEMORY, TAPS, BadBench, Candidate, Place, candidates, open_places
+from unimq_bench.workloads import PROFILES, Parameters, Workload
+
+ALL = "all"
+EVERYWHERE = (MEMORY, *TAPS)
+_ROOM = 256 * 1024 * 1024
+"""Bytes of disk that the times and bodies of one run may need."""
+
+
+class Reporter(Protocol):
+    """Shows how a benchmark goes on, to whoever waits for it."""
+
+    def plan(self, seconds: float) -> None:
+        """Say about how long it takes in all."""
+        ...
+
+    def step(self, text: str, seconds: float) -> None:
+        """Something begins that takes about so long; what was before is done."""
+        ...
+
+    def live(self, text: str, rate: float, p99: float | None) -> None:
+        """Show how it goes: messages per second, and p99 of the response times in seconds."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell something that a person should know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be measured."""
+
+    workloads: tuple[str, ...]
+    """Names, ``all``, or files."""
+    on: tuple[str, ...] = EVERYWHERE
+    """URLs, ``memory``, or backends that are started for it."""
+    rows: tuple[str, ...] = ()
+    """Libraries, ``raw`` for the raw client of each backend; empty: those of the workload."""
+    profile: str = "standard"
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Parameters that differ from those of the workload file."""
+    foreign_cores: float = FOREIGN_CORES
+    out: Path | None = None
+
+
+def run(
+    request: Request,
+    reporter: Reporter,
+    *,
+    interpreter: Callable[[Entry], str] | None = None,
+    paths: tuple[str, ...] = (),
+) -> Result:
+    """Measure, and return what was found; after Ctrl-C what was found until then, marked as partial.
+
+    Raises:
+        BadBench, BadWorkload, UnknownRow, ResultError: what was asked for cannot be done; nothing was measured.
+        unimq.UnimqError: a broker cannot be used.
+
+    """
+    started, began = datetime.now(UTC), time.monotonic()
+    chosen = _checked(request)
+    seed = random.SystemRandom().getrandbits(32) if request.seed is None else request.seed
+    generator = random.Random(seed)
+    collection = Collection(request.foreign_cores, generator)
+    partial = False
+    looked = results.Environment()
+    try:
+        with contextlib.ExitStack() as stack:
+            places = open_places(request.on, stack, report=reporter.note)
+            steps = _steps(request, chosen, places, interpreter or interpreter_of, collection)
+            reporter.note("looking at the machine")
+            looked = environment.look(quick=request.profile == "smoke")
+            if not can_count():
+                collection.notes.append("this system does not tell the CPU of processes: no foreign load is seen")
+            reporter.plan(sum(measuring.estimate(*step.sizes) for step in steps))
+            bench = measuring.Bench(collection, generator, reporter, paths)
+            for step in steps:
+                measuring.measure(bench, step.workload, step.place, step.rows, step.parameters)
+    except KeyboardInterrupt:
+        partial = True
+        collection.notes.append("interrupted: what is here is right, but not all")
+    if any(any("the row failed" in reason for reason in run.invalid) for run in collection.runs):
+        partial = True
+    found = Result(
+        unimq=version("unimq"),
+        started_at=started.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - began,
+        workloads=tuple(workload.name for workload in chosen),
+        profile=request.profile,
+        seed=seed,
+        partial=partial,
+        environment=looked,
+        rows=tuple(collection.rows.values()),
+        runs=tuple(collection.runs),
+        figures=tuple(collection.figures),
+        ratios=tuple(collection.ratios),
+        notes=tuple(collection.notes),
+    )
+    if any(workload.kind == "cost" for workload in chosen):
+        found = msgspec.structs.replace(found, figures=(*found.figures, *costs_of(found)))
+    if request.out is not None:
+        results.write(found, request.out)
+    return found
+
+
+@dataclass(slots=True)
+class _Step:
+    workload: Workload
+    place: Place
+    rows: list[Candidate]
+    parameters: Parameters
+
+    @property
+    def sizes(self) -> tuple[Workload, int, Parameters]:
+        return self.workload, len(self.rows), self.parameters
+
+
+def _checked(request: Request) -> list[Workload]:
+    """Check everything that can be checked without a broker."""
+    if request.profile not in PROFILES:
+        raise BadBench(workloads.nearest(request.profile, PROFILES, "profile"))
+    names = [name for each in request.workloads for name in (workloads.names() if each == ALL else [each])]
+    if not names:
+        raise BadBench(f"name a workload: {', '.join(workloads.names())}, {ALL}, or a file")
+    chosen = [workloads.load(name) for name in dict.fromkeys(names)]
+    for workload in chosen:
+        for backend in EVERYWHERE:
+            workload.parameters_for(backend, request.profile, dict(request.settings))
+    for library in request.rows:
+        if library != "raw" and library not in CATALOGUE:
+            raise UnknownRow(workloads.nearest(library, [*CATALOGUE, "raw"], "row"))
+    if request.foreign_cores <= 0:
+        raise BadBench(f"the load that others may cause must be more than 0 cores, not {request.foreign_cores:g}")
+    # Told now, not after minutes of measuring.
+    recording.folded([1])
+    if request.out is not None:
+        folder = request.out.parent
+        if request.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise BadBench(f"the result cannot be written to {request.out}")
+    for place in {tempfile.gettempdir(), *([str(request.out.parent)] if request.out is not None else [])}:
+        free = shutil.disk_usage(place).free
+        if free < _ROOM:
+            raise BadBench(f"{place} has {free // 2**20} MiB left; a run may need {_ROOM // 2**20} MiB")
+    return chosen
+
+
+def _steps(
+    request: Request,
+    chosen: Sequence[Workload],
+    places: Sequence[Place],
+    interpreter: Callable[[Entry], str],
+    collection: Collection,
+) -> list[_Step]:
+    """Return what is to be measured. What cannot be done is an error if it was named, and a note if it was not."""
+    steps: list[_Step] = []
+    is_named = ALL not in request.workloads
+    for workload in chosen:
+        if workload.kind == "cost":
+            continue
+        # The raw client last: it is the one that runs twice for the noise floor.
+        wanted = sorted(request.rows or workload.rows, key=lambda library: (library != "unimq", library == "raw"))
+        for place in places:
+            refusal = _refusal(workload, place)
+            if refusal:
+                if is_named and len(places) == 1:
+                    raise BadBench(refusal)
+                if is_named or workload.backends == ():
+                    collection.notes.append(refusal)
+                continue
+            rows = candidates([place], _able(wanted, place, places), interpreter)
+            if rows:
+                parameters = workload.parameters_for(place.backend, request.profile, dict(request.settings))
+                steps.append(_Step(workload, place, rows, parameters))
+    if not steps and any(workload.kind != "cost" for workload in chosen):
+        raise BadBench("nothing is left to be measured: " + "; ".join(collection.notes))
+    return steps
+
+
+def _able(wanted: Sequence[str], place: Place, places: Sequence[Place]) -> list[str]:
+    """Leave out, at one of several places, the libraries that do not speak to it."""
+    candidates(places, wanted)
+    found: list[str] = []
+    for library in wanted:
+        try:
+            candidates([place], [library])
+        except ValueError:
+            continue
+        found.append(library)
+    return found
+
+
+def _refusal(workload: Workload, place: Place) -> str:
+    if workload.backends and place.backend not in workload.backends:
+        return f"workload {workload.name} is for {', '.join(workload.backends)}, not for {place.backend}"
+    for name in workload.requires:
+        feature = getattr(place.capabilities, name)
+        if not feature:
+            return f"workload {workload.name} needs {name}, which {place.name} does not have: {feature.note}"
+    return ""
+
+
+def interpreter_of(entry: Entry) -> str:
+    """Return the interpreter in which a row runs: this one, or that of an environment made for a peer."""
+    if not entry.requirements:
+        return sys.executable
+    environments: Any = importlib.import_module("unimq_bench.rows.environments")
+    found: str = str(environments.interpreter_of(entry))
+    return found
+
+
+def costs_of(found: Result) -> Sequence[results.Figure]:
+    """Return what a million messages cost, as figures, from what was counted."""
+    costs: Any = importlib.import_module("unimq_bench.costs")
+    figures: Sequence[results.Figure] = costs.figures(found)
+    return figures
