@@ -20,6 +20,7 @@ from unimq_contract.brokers import BACKENDS
 from unimq_contract.harness import Backend, backend_at
 from unimq_contract.mutants import mutants
 from unimq_contract.mutants.around import around, kind_of
+from unimq_contract.mutants.judgement import KILLED, SKIPPED, SURVIVED, Judgement
 from unimq_contract.mutants.seam import FaultyAdapter, Mutant
 from unimq_contract.plugin import backends_of
 
@@ -50,7 +51,7 @@ class Verdicts:
                 backend, mutant, test, verdict = cast("tuple[str, str, str, str]", value)
                 key = (backend, mutant, test)
                 # At teardown too: leaks are judged there. What passed a phase may fail in the next.
-                if self.found.get(key, "survived") == "survived" or verdict == "killed":
+                if self.found.get(key, SURVIVED) == SURVIVED or verdict == KILLED:
                     self.found[key] = verdict
 
 
@@ -174,11 +175,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = cast("pytest.TestReport", (yield))
     backend = cast("Backend", _backend(item))
     if report.skipped:
-        verdict = "skipped"
+        verdict = SKIPPED
     elif call.excinfo is None:
-        verdict = "survived"
+        verdict = SURVIVED
     elif call.excinfo.errisinstance(BY_ASSERTION) and "Timeout" not in call.excinfo.exconly()[:30]:
-        verdict = "killed"
+        verdict = KILLED
     else:
         # An error that is no assertion says nothing about the guarantee.
         verdict = f"killed by accident: {call.excinfo.exconly()[:100]}"
@@ -187,49 +188,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return cast("None", report)
 
 
-def _made(config: pytest.Config) -> dict[str, set[str]]:
-    """Return the mutants of each backend."""
+def _judgement(config: pytest.Config) -> Judgement:
+    mutated = [backend for backend in backends_of(config) if backend.mutant_of is not None]
     made: dict[str, set[str]] = {}
-    for backend in backends_of(config):
-        if backend.mutant_of is not None:
-            made.setdefault(backend.mutant_of.name, set()).add(backend.mutant)
-    return made
-
-
-def _wrong(config: pytest.Config) -> list[str]:
-    """Return everything that keeps the run from proving what it was to prove."""
-    found = config.stash[_verdicts].found
-    wrong = [
-        f"{backend}: {name}: {test}: {verdict}"
-        for (backend, name, test), verdict in found.items()
-        if verdict not in {"skipped", "survived" if name == Mutant.name else "killed"}
-    ]
-    for backend, names in _made(config).items():
-        killed = {name for (at, name, _), verdict in found.items() if at == backend and verdict == "killed"}
-        wrong += [f"{backend}: {name}: no test kills it" for name in names - killed - {Mutant.name}]
-    wrong += [f"{test}: claims to kill no mutant" for test in _barren(config)]
-    if _is_whole(config):
-        wrong += [f"{test}: kills no mutant of any backend" for test in _unshown(config)]
-    return sorted(wrong)
-
-
-def _barren(config: pytest.Config) -> list[str]:
-    return [test for test, count in config.stash[_claims].items() if not count]
-
-
-def _unshown(config: pytest.Config) -> list[str]:
-    """Return the tests that claim mutants and killed none in this run."""
-    killing = {test for (_, _, test), verdict in config.stash[_verdicts].found.items() if verdict == "killed"}
-    return sorted(test for test, count in config.stash[_claims].items() if count and test not in killing)
-
-
-def _is_whole(config: pytest.Config) -> bool:
-    """Tell whether every mutant is made around every kind of broker, so that each test must show what it can do.
-
-    Some need what only some brokers have: a process that can be frozen, an account, a socket.
-    """
-    kinds = {kind_of(backend.mutant_of) for backend in backends_of(config) if backend.mutant_of is not None}
-    return config.option.unimq_mutants == "all" and kinds >= {"memory", *BACKENDS}
+    for backend in mutated:
+        made.setdefault(cast("Backend", backend.mutant_of).name, set()).add(backend.mutant)
+    kinds = {kind_of(cast("Backend", backend.mutant_of)) for backend in mutated}
+    is_all = config.option.unimq_mutants == "all" and not config.option.keyword
+    claims: Counter[str] = config.stash[_claims]
+    return Judgement(config.stash[_verdicts].found, made, claims, is_all and kinds >= {"memory", *BACKENDS})
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -247,31 +214,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         cast("Any", session.config).workeroutput["claims"] = dict(claims)
         return
     if session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        is_proven = bool(session.config.stash[_verdicts].found) and not _wrong(session.config)
+        is_proven = not _judgement(session.config).wrong()
         session.exitstatus = pytest.ExitCode.OK if is_proven else pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    found = config.stash[_verdicts].found
+    judgement = _judgement(config)
     terminalreporter.section("mutants")
-    for (backend, name, test), verdict in sorted(found.items()):
+    for (backend, name, test), verdict in sorted(judgement.found.items()):
         terminalreporter.write_line(f"{backend}: {name}: {test}: {verdict}")
     terminalreporter.section("what the mutants show")
-    for line in _wrong(config):
+    for line in judgement.wrong():
         terminalreporter.write_line(line, red=True)
     table = Table("adapter", "mutants made", "killed", "tests that kill one")
-    for backend, names in _made(config).items():
-        killed = {(name, test) for (at, name, test), verdict in found.items() if at == backend and verdict == "killed"}
-        tests = {test for _, test in killed}
-        table.add_row(backend, str(len(names)), str(len({name for name, _ in killed})), str(len(tests)))
+    for backend, names in judgement.made.items():
+        killed = judgement.killed_at(backend)
+        counts = len(names), len({name for name, _ in killed}), len({test for _, test in killed})
+        table.add_row(backend, *map(str, counts))
     console = Console(width=100)
     with console.capture() as shown:
         console.print(table)
     terminalreporter.write(shown.get())
-    terminalreporter.write_line(f"{len(_barren(config))} tests without a mutant")
-    unshown = _unshown(config)
-    is_all = config.option.unimq_mutants == "all" and "memory" in _made(config) and not config.option.keyword
-    if unshown and is_all and not _is_whole(config):
+    terminalreporter.write_line(f"{len(judgement.barren())} tests without a mutant")
+    unshown = judgement.unshown()
+    is_all = config.option.unimq_mutants == "all" and not config.option.keyword
+    if unshown and is_all and "memory" in judgement.made and not judgement.is_whole:
         terminalreporter.write_line(
             f"{len(unshown)} tests kill theirs on other backends only, which a run of all backends must show: "
             f"{', '.join(unshown)}"
