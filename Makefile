@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which the targets make themselves.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv constraints brokers demo test docker-test coverage guarantees mutants lint format typecheck wheel clean
+.PHONY: help venv constraints brokers bench demo test docker-test coverage guarantees mutants lint format typecheck wheel clean
 
 BIN := .venv/bin
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
@@ -71,6 +71,12 @@ mutants: venv brokers ## Run each test of the contract on the deliberately broke
 guarantees: venv brokers ## Run the contract suite and write what it finds into the tables of README.md and docs
 	$(BIN)/python -m pytest $(WORKERS) contract_tests/unimq_contract $(SUITE) --unimq-report .venv/contract-report.json
 	$(BIN)/python -m unimq_contract.tables --data docs/contract-results.json --report .venv/contract-report.json $(TABLES)
+
+# The profile "standard" takes a quarter of an hour. `make bench BENCH='overhead --on memory' PROFILE=full` measures something else.
+BENCH := all
+PROFILE := standard
+bench: venv brokers ## Measure brokers, raw clients and unimq: benchmark.json and benchmark.html
+	$(BIN)/unimq bench $(BENCH) --profile $(PROFILE) --out benchmark.json --html benchmark.html
 
 docker-test: venv brokers ## The tests of brokers in containers, with a private engine and images built here (root)
 	tests/brokers/docker/run.sh

@@ -5,7 +5,6 @@ import importlib
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from unimq_bench.collection import Collection
 from unimq_bench.counting import can_count
 from unimq_bench.gates import FOREIGN_CORES
 from unimq_bench.results import Result
+from unimq_bench.rows import environments
 from unimq_bench.rows.catalogue import CATALOGUE, Entry, UnknownRow
 from unimq_bench.targets import MEMORY, TAPS, BadBench, Candidate, Place, candidates, open_places
 from unimq_bench.workloads import PROFILES, Parameters, Workload
@@ -228,11 +228,10 @@ def _refusal(workload: Workload, place: Place) -> str:
 
 def interpreter_of(entry: Entry) -> str:
     """Return the interpreter in which a row runs: this one, or that of an environment made for a peer."""
-    if not entry.requirements:
-        return sys.executable
-    environments: Any = importlib.import_module("unimq_bench.rows.environments")
-    found: str = str(environments.interpreter_of(entry))
-    return found
+    try:
+        return environments.interpreter_of(entry)
+    except environments.NoEnvironment as error:
+        raise BadBench(str(error)) from error
 
 
 def costs_of(found: Result) -> Sequence[results.Figure]:

@@ -16,6 +16,8 @@ from unimq_bench.statistics import Estimate, ratio_of, spread, verdict_on
 Point = Mapping[str, int | float | str]
 COSTS: tuple[Literal["time", "CPU"], ...] = ("time", "CPU")
 METRICS = ("publish", "consume")
+_LARGE = 1024
+"""Bytes from which on bytes per second are of interest."""
 
 
 class Collection:
@@ -111,7 +113,7 @@ class Collection:
                 continue
             self._rate(runs, f"{metric} rate", [part.messages / part.seconds for part in parts])
             size = int(runs[0].point.get("size", 0))
-            if size:
+            if size >= _LARGE:
                 megabytes = [part.messages * size / part.seconds / 1e6 for part in parts]
                 self._spread(runs, f"{metric} throughput", "MB/s", megabytes)
             busy = [part for part in parts if part.client_cpu > 0]

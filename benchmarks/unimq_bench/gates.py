@@ -21,6 +21,8 @@ FEWEST_MESSAGES_FOR_P99 = 10_000
 FEWEST_BATCHES_FOR_P99 = 100
 DRIFT = 0.25
 """Between the halves of a run beyond which it was not stationary."""
+FEWEST_SLICES_FOR_DRIFT = 6
+"""Of one metric; fewer differ by chance."""
 
 
 def broken(
@@ -94,15 +96,16 @@ def _percentiles(run: Run) -> list[str]:
 
 
 def _drift(run: Run) -> list[str]:
-    rates = [part.messages / part.seconds for part in run.slices if part.seconds > 0]
-    if len(rates) < 6:
-        return []
-    half = len(rates) // 2
-    first, second = median(rates[:half]), median(rates[half:])
-    change = second / first - 1 if first else 0.0
-    if abs(change) > DRIFT:
-        return [f"the second half was {change:+.0%} against the first: the run was not stationary"]
-    return []
+    found: list[str] = []
+    for metric in dict.fromkeys(part.metric for part in run.slices):
+        rates = [part.messages / part.seconds for part in run.slices if part.metric == metric and part.seconds > 0]
+        half = len(rates) // 2
+        if len(rates) < FEWEST_SLICES_FOR_DRIFT:
+            continue
+        change = median(rates[half:]) / median(rates[:half]) - 1
+        if abs(change) > DRIFT:
+            found.append(f"{metric}: the second half was {change:+.0%} against the first, the run was not stationary")
+    return found
 
 
 def bottleneck(run: Run, processes: int) -> str | None:
