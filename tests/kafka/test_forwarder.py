@@ -5,14 +5,15 @@ The mock's topics have four partitions, so four tiers: none, 1 s, 4 s, 16 s. It 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from unimq_kafka import _forwarder
-from unimq_kafka._forwarder import Forwarder
+from unimq_kafka._forwarder import Forwarder, Waiting
 from unimq_kafka._options import KafkaOptions, Settings, consumer_settings, forwarder_settings
 from unimq_kafka._producer import Job
+from unimq_kafka._progress import PartitionProgress
 from unimq_kafka._tiers import delay_topic
 from unimq_kafka._wire import DUE, SENT_AT
 
@@ -179,6 +180,33 @@ def test_a_confirmation_that_comes_while_it_closes_counts(
     assert forwarder.is_over
     assert not moves.is_attached
     assert committed(address, topic, 0) == 1
+
+
+def test_what_is_under_way_when_a_tier_is_given_up_is_waited_for(
+    put: Callable[..., None], open_forwarder: Open, address: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tier in range(4):
+        put(b"%d" % tier, tier, -1)
+    first, moves = open_forwarder()
+    moves.wait_for(4)
+    is_giving_up = threading.Event()
+    revoking = first.revoking
+
+    def noticed(leaving: Sequence[PartitionProgress[Waiting]]) -> None:
+        is_giving_up.set()
+        revoking(leaving)
+
+    monkeypatch.setattr(first, "revoking", noticed)
+    second, others = open_forwarder()
+    assert is_giving_up.wait(20)
+    moves.confirm(*moves.jobs)
+    until(lambda: second._member.partitions)
+    until(lambda: [committed(address, topic, tier) for tier in range(4)] == [1] * 4)
+    # What it reads there after this is all that it got.
+    for tier in range(4):
+        put(b"marker", tier, -1)
+    until(lambda: len(moves.jobs) + len(others.jobs) == 8)
+    assert set(others.bodies()) == {b"marker"}
 
 
 @pytest.mark.parametrize("how", ["by-its-report", "at-once", "with-all-others"])
