@@ -51,11 +51,18 @@ def test_a_mutant_is_killed_by_each_test_that_claims_it(verdicts: dict[tuple[str
 
 @pytest.mark.slow
 def test_without_a_fault_nothing_is_killed() -> None:
-    """The same tests, through the same seam: it is the fault that kills. Random programs quote everything, and last."""
-    said, done = run("--unimq-mutants", "none", "-k", "not ModelContract")
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert set(said.values()) <= {"survived", "skipped"}
-    assert list(said.values()).count("survived") > 140
+    """The same tests, through the same seam and within the same short limits: it is the fault that kills.
+
+    A limit that is too short for a test is so every time; a busy machine is not. Random programs quote everything, and
+    last.
+    """
+    said, _ = run("--unimq-mutants", "none", "-k", "not ModelContract")
+    assert len(said) > 140
+    late = {test for (_, test), verdict in said.items() if verdict not in {"survived", "skipped"}}
+    if late:
+        said, done = run("--unimq-mutants", "none", "-k", " or ".join(late))
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert set(said.values()) == {"survived"}
 
 
 def test_every_mutant_is_made_somewhere() -> None:

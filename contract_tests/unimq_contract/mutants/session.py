@@ -107,8 +107,7 @@ def _mutant(backend: Backend, mutant: type[Mutant]) -> Backend:
     scheme = f"memory+{mutant.name}"
     schemes = (scheme, f"{scheme}+ssl") if mutant.takes_tls else (scheme,)
     register_adapter(cast("Adapter", FaultyAdapter(mutant, load_adapter("memory"), schemes)))
-    stress = STRESS if mutant is not Mutant else 1.0
-    made = backend_at(f"{scheme}://mutant", stress=stress, name=f"memory-{mutant.name}")
+    made = backend_at(f"{scheme}://mutant", stress=STRESS, name=f"memory-{mutant.name}")
     made.mutant, made.mutant_of = mutant.name, backend
     return made
 
