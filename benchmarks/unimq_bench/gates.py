@@ -26,7 +26,7 @@ FEWEST_SLICES_FOR_DRIFT = 6
 
 
 def broken(
-    run: Run, *, latencies: bool, foreign_cores: float = FOREIGN_CORES, excused: bool = False, stationary: bool = True
+    run: Run, *, latencies: bool, foreign_cores: float = FOREIGN_CORES, excused: bool = False
 ) -> tuple[str, ...]:
     """Return the reasons why a run is invalid; none for a valid one.
 
@@ -35,7 +35,6 @@ def broken(
         latencies: whether percentiles of it are reported.
         foreign_cores: cores that may have been busy with something else.
         excused: duplicates may occur, because something was cut, closed or given back on purpose.
-        stationary: whether the workload is the same from start to end.
 
     """
     found = [*_coverage(run), *_accounting(run, excused=excused)]
@@ -43,7 +42,8 @@ def broken(
         found.append(f"{run.foreign_cpu:.2f} cores were {DISTURBED}, on average; {foreign_cores:g} are allowed")
     if latencies:
         found += _percentiles(run)
-    if stationary:
+    if run.foreign_cpu <= foreign_cores:
+        # Else the cause is known, and is told above.
         found += _drift(run)
     return tuple(found)
 

@@ -24,6 +24,8 @@ _MOST_MESSAGES = 200_000
 _FIRST = 200
 """Messages of the first burst, from which the length of a slice is found."""
 _WARM_UP = 0.5
+_FEWEST_BURSTS = 3
+_MOST_BURSTS = 10
 _SLICE_WITHIN = 120.0
 TWIN = " again"
 """Ends the name of the second process of the reference, against which it is compared with itself."""
@@ -152,16 +154,16 @@ def _warm_up(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random
     """Publish and drain until both are warm, and find out how many messages make a slice. Nothing of it counts."""
     most = max(1, min(_MOST_MESSAGES, _MOST_BYTES // contest.size))
     deadline = time.monotonic() + _WARM_UP
-    while True:
+    lane.count = min(_FIRST, most)
+    for burst in range(_MOST_BURSTS):
         report = _publish(crew, lane, contest, generator.getrandbits(32), watch)
-        rate = lane.count / max((report.ended - report.started) / 1e9, 1e-6)
-        wanted = contest.messages or int(rate * contest.seconds)
+        rate = report.sent / max((report.ended - report.started) / 1e9, 1e-6)
         _drain(crew, lane, contest, report, watch)
-        enough = max(1, min(most, wanted))
-        # Not more than tenfold at once: the first burst is often slow, or fast, beyond measure.
-        is_there = lane.count >= enough // 2
-        lane.count = min(enough, max(lane.count * 10, 1))
-        if is_there and time.monotonic() >= deadline:
+        wanted = max(1, min(most, contest.messages or int(rate * contest.seconds)))
+        # The first bursts are often slow, or fast, beyond measure: the length must be found by one like itself.
+        is_like_itself = lane.count / 2 <= wanted <= lane.count * 2
+        lane.count = min(most, max(wanted, lane.count // 10, 1), lane.count * 10)
+        if burst >= _FEWEST_BURSTS - 1 and is_like_itself and time.monotonic() >= deadline:
             break
     lane.slices.clear()
     lane.accounts.clear()
