@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -198,7 +200,7 @@ def test_dead_letters_of_a_key_leave_the_others_and_come_back_in_order(broker: u
         assert broker.stats(queue).dead_letters == 3
 
 
-def test_close_and_crash_leave_the_order(url: str, broker: unimq.Broker, name: str) -> None:
+def test_close_and_the_end_of_a_lease_leave_the_order(url: str, broker: unimq.Broker, name: str) -> None:
     queue = unimq.Queue(name, ordering="key", lease=2)
     with broker.producer(queue) as producer:
         producer.send_many([unimq.Message(b"%d" % number, "k") for number in range(12)])
@@ -221,6 +223,44 @@ def test_close_and_crash_leave_the_order(url: str, broker: unimq.Broker, name: s
                 found = consumer.receive(1, timeout=0.05) or second.receive(1, timeout=0.05)
             assert [delivery.body for delivery in found] == [b"%d" % expected]
             found[0].ack()
+
+
+HOLDER = """
+import sys, unimq
+with unimq.connect(sys.argv[1]) as broker, broker.consumer(sys.argv[2]) as consumer:
+    for delivery in consumer:
+        print(delivery.body.decode(), flush=True)
+        if delivery.body != b"0":
+            sys.stdin.read()
+        delivery.ack()
+        consumer.settle()
+"""
+"""Acks the first message, and holds the second with all that waits behind it."""
+
+
+def test_what_a_dead_consumer_held_comes_again_in_order(url: str, broker: unimq.Broker, name: str) -> None:
+    queue = unimq.Queue(name, ordering="key")
+    with broker.producer(queue) as producer:
+        producer.send_many([unimq.Message(b"%d" % number, "k") for number in range(6)])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"{url}&visibility=2", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert [holder.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
+    finally:
+        holder.kill()
+        holder.communicate()
+    with broker.consumer(queue) as consumer:
+        for number in range(1, 6):
+            (delivery,) = receive(consumer)
+            assert (delivery.body, delivery.attempt) == (b"%d" % number, 2), "SQS counts what nobody saw, too"
+            delivery.ack()
+        consumer.settle()
+    assert broker.stats(queue).ready == 0
 
 
 def test_stats_purge_and_what_is_sent_afterwards(broker: unimq.Broker, name: str) -> None:
