@@ -110,6 +110,9 @@ class LoopWorkers:
         handler: Any = worker.handler if is_simple else self._handle_one
         handled, began = 0, time.monotonic()
         while True:
+            if handled >= GIVE_WAY_AFTER:
+                handled, began = 0, await _give_way(began)
+            handled += 1
             if worker.stopping or core.closed:
                 return
             try:
@@ -141,15 +144,12 @@ class LoopWorkers:
                         if not worker.flush_is_due:
                             worker.flush_soon()
                         if len(acks) >= ACKS_AT_ONCE:
-                            worker.flush()
+                            worker.flush_unless_under_way()
                     else:
                         worker.done(delivery, result)
             except BaseException:
                 worker.put_back((delivery,))
                 raise
-            handled += 1
-            if handled >= GIVE_WAY_AFTER:
-                handled, began = 0, await _give_way(began)
 
     async def _handle_one(self, delivery: Delivery[Any]) -> object:
         return await self._handle((delivery,), delivery)

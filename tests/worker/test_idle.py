@@ -224,6 +224,42 @@ def test_a_handler_that_never_suspends_lets_the_loop_go_on() -> None:
     assert seen >= 2
 
 
+def test_a_backlog_of_expired_messages_lets_the_loop_go_on() -> None:
+    count = 2000
+
+    async def main() -> int:
+        dropped = 0
+
+        def on_settled(_delivery: Delivery, settlement: str) -> None:
+            nonlocal dropped
+            dropped += settlement == "dropped"
+
+        async with unimq.connect_async("memory://?private=true") as broker:
+            async with broker.producer("q") as producer:
+                await producer.send_many([unimq.Message(b"old", ttl=0.01)] * count)
+                await producer.send(b"new")
+            hook = unimq.Middleware(settled=on_settled)
+            async with broker.consumer("q", middleware=[hook]) as consumer:
+                await asyncio.sleep(0.02)
+                seen: set[int] = set()
+
+                async def watch() -> None:
+                    while dropped < count:
+                        seen.add(dropped)
+                        await asyncio.sleep(0)
+
+                async def handle(delivery: Delivery) -> None:
+                    assert delivery.body == b"new"
+                    consumer.stop()
+
+                watching = asyncio.create_task(watch())
+                await asyncio.wait_for(consumer.run(handle), 10)
+                await watching
+                return len(seen - {0})
+
+    assert asyncio.run(main()) >= 2
+
+
 # The registry alone, where the moments can be chosen.
 
 

@@ -200,18 +200,18 @@ def bare_loop(way: Way, *, is_called: bool) -> Way:
 
 
 def show(pairs: Sequence[Pair], count: int) -> None:
-    """Print each way's ratio to what it is compared with: of the medians, and the middle half of the pairs' own."""
+    """Print each way's ratio to what it is compared with: the median of the pairs, and their middle half."""
     print("front    handler  conc. hook         msg/s      base  ratio  middle half   processor")
     for pair in pairs:
         way = pair.way
         both = list(zip(pair.slices, pair.base_slices, strict=True))
         seconds = statistics.median(mine.seconds for mine in pair.slices)
         base_seconds = statistics.median(base.seconds for base in pair.base_slices)
-        low, _, high = statistics.quantiles([base.seconds / mine.seconds for mine, base in both], n=4)
+        low, ratio, high = statistics.quantiles([base.seconds / mine.seconds for mine, base in both], n=4)
         processor = statistics.median(base.processor_seconds / mine.processor_seconds for mine, base in both)
         print(
             f"{way.front:8} {way.kind:8} {way.concurrency:5} {way.hook:8} {count / seconds:9,.0f}"
-            f" {count / base_seconds:9,.0f} {base_seconds / seconds:6.2f}  {low:.2f} to {high:.2f} {processor:11.2f}"
+            f" {count / base_seconds:9,.0f} {ratio:6.2f}  {low:.2f} to {high:.2f} {processor:11.2f}"
         )
 
 
