@@ -344,6 +344,28 @@ def test_a_long_nack_waits_in_the_consumer_where_a_copy_would_be_wrong(
     assert f"{name}.unimq-delay" not in topics(broker)
 
 
+def test_what_is_done_is_deleted_from_the_topic_of_delays(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimq_kafka._delays._TRIM_INTERVAL", 0.2)
+    queue = unimq.Queue(name)
+    with unimq.connect(url) as broker, broker.producer(queue) as producer, broker.consumer(queue) as consumer:
+        producer.send_many([unimq.Message(b"x", delay=0.1) for _ in range(10)])
+        producer.send(b"waits", delay=2.0)
+        read(consumer, 10)
+        looker = Consumer(
+            {"bootstrap.servers": url.partition("//")[2], "group.id": f"looker-of-{name}", "log_level": 0}
+        )
+        delays = [TopicPartition(f"{name}.unimq-delay", partition) for partition in (0, 1)]
+
+        def first_offsets() -> list[int]:
+            return [looker.get_watermark_offsets(partition, timeout=10)[0] for partition in delays]
+
+        until(lambda: first_offsets() == [10, 0])
+        assert broker.stats(queue).delayed == 1
+        assert read(consumer, 1)[0].body == b"waits"
+        until(lambda: first_offsets() == [10, 1])
+        looker.close()
+
+
 def test_nothing_of_a_topic_of_delays_outlives_its_connection(url: str, name: str) -> None:
     queue = unimq.Queue(name)
     with unimq.connect(url) as broker, broker.producer(queue) as producer, broker.consumer(queue) as consumer:

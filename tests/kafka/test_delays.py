@@ -17,6 +17,8 @@ from .conftest import until
 class Topics:
     """In the place of the administration: topics by name, and errors that the next requests get."""
 
+    where = "somewhere"
+
     def __init__(self) -> None:
         self.made: dict[str, int] = {}
         self.settings: dict[str, Mapping[str, str]] = {"orders": {"retention.ms": "1000", "min.insync.replicas": "2"}}
@@ -30,9 +32,6 @@ class Topics:
         if self.errors:
             raise self.errors.pop(0)
         return list(range(self.made[name])) if name in self.made else None
-
-    def partitions(self, name: str, timeout: float) -> list[int]:
-        return list(range(self.made[name]))
 
     def topic_settings(self, name: str, timeout: float) -> Mapping[str, str]:
         return self.settings.get(name, {})

@@ -152,8 +152,11 @@ class Delays:
     # The thread.
 
     def _run(self) -> None:
-        while not self._is_closing:
+        while True:
             self._wakeup.clear()
+            # Looked at after that, as the word of it is a wake-up.
+            if self._is_closing:
+                break
             try:
                 pause = self._work()
             except Exception:
@@ -207,7 +210,9 @@ class Delays:
             # One clock, that of the broker, says since when a message waits in its tier.
             kept |= {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
             self._admin.create_topic(name, TIERS, self._admin.copies(topic, _STEP), kept, _STEP)
-            found = self._admin.partitions(name, _STEP)
+            found = self._admin.find_partitions(name, _STEP)
+            if found is None:
+                raise ConnectionLost(f"topic {name!r} is not known yet to everybody on {self._admin.where}")
         # An answer shows that the leaders know that they lead; see `KafkaDriver.open_sender`.
         self._admin.offsets(name, end=True, timeout=_STEP)
         return len(found)
