@@ -1,7 +1,8 @@
 """Whether a row keeps what the protocol says: run as a program by the interpreter of the row's own environment.
 
-``python row_conformance.py MODULE URL LARGEST`` with the package on PYTHONPATH; it prints what the row says of itself
-as JSON. Standard library only, as the rows themselves.
+``python row_conformance.py MODULE URL LARGEST [peer]`` with the package on PYTHONPATH; it prints what the row says of
+itself as JSON. Standard library only, as the rows themselves. Of a peer, messages that were acked just before a close
+may come back: a quorum queue that is told of very many acks forgets some of them when the channel ends.
 """
 
 import importlib
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -37,12 +39,15 @@ def take(receiver: Any, count: int, at_most: int = 100) -> tuple[list[bytes], li
     return found, batches
 
 
-def assert_empty(connection: Any, queue: str) -> None:
+def assert_empty(connection: Any, queue: str, excused: Collection[bytes] = ()) -> None:
+    """Nothing comes but `excused`: a broker may give back what it was told of a moment before the connection ended."""
     receiver = connection.open_receiver(queue, prefetch=FEW)
     deadline = time.monotonic() + QUIET
     while time.monotonic() < deadline:
         batch = receiver.receive(FEW, 0.2)
-        assert not batch.bodies, f"{len(batch.bodies)} messages are there which must not be"
+        strangers = [body[:20] for body in batch.bodies if body not in excused]
+        assert not strangers, f"messages are there which must not be: {strangers[:3]}"
+        receiver.ack(batch)
     receiver.close()
 
 
@@ -56,7 +61,7 @@ def send(connection: Any, queue: str, messages: list[bytes], window: int) -> Non
     sender.close()
 
 
-def main(module: str, url: str, largest: int) -> None:
+def main(module: str, url: str, largest: int, *, may_return: bool) -> None:
     connect = importlib.import_module(module).connect
     refusal = ""
     try:
@@ -81,7 +86,7 @@ def main(module: str, url: str, largest: int) -> None:
     receiver.settle()
     receiver.close()
     receiver.close()
-    assert_empty(connection, queue)
+    assert_empty(connection, queue, sent if may_return else ())
 
     sent = bodies(FEW, "unsettled")
     send(connection, queue, sent, window=1)
@@ -119,4 +124,4 @@ def main(module: str, url: str, largest: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), may_return=sys.argv[4:] == ["peer"])

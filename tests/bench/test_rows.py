@@ -14,6 +14,7 @@ import pytest
 import unimq_bench
 from unimq_bench.rows.assembled import checked, number_of
 from unimq_bench.rows.catalogue import CATALOGUE
+from unimq_bench.rows.environments import NoEnvironment, interpreter_of
 from unimq_contract.brokers import BrokerUnavailable, start
 
 PACKAGE = Path(unimq_bench.__file__).parent
@@ -23,10 +24,17 @@ LONGEST = 120
 """Lines of code: so much a reader reads to check that a row is fair."""
 LARGEST = 256 * 1024
 CLIENTS = {"pika", "confluent_kafka", "boto3", "botocore"}
+"""Of raw rows; peers are imported by name, because type checkers do not find them in this environment."""
 RAW = [
     (entry.library, backend)
     for entry in CATALOGUE.values()
     if entry.kind == "raw"
+    for backend in sorted(entry.backends or ())
+]
+PEERS = [
+    (entry.library, backend)
+    for entry in CATALOGUE.values()
+    if entry.kind == "peer"
     for backend in sorted(entry.backends or ())
 ]
 
@@ -116,10 +124,10 @@ def urls() -> Iterator[dict[str, str]]:
         broker.stop()
 
 
-def description_by(python: str, module: str, url: str) -> dict[str, Any]:
+def description_by(python: str, module: str, url: str, *more: str) -> dict[str, Any]:
     """Run the conformance program; return what the row says of itself."""
     done = subprocess.run(
-        [python, "-W", "error", str(CONFORMANCE), module, url, str(LARGEST)],
+        [python, "-W", "error", str(CONFORMANCE), module, url, str(LARGEST), *more],
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         check=False,
         capture_output=True,
@@ -143,3 +151,20 @@ def test_a_raw_row_keeps_the_protocol(library: str, backend: str, urls: dict[str
     if backend == "sqs":
         counted = said["counters"]
         assert counted["billed_requests"] > counted["requests"] > counted["empty_receives"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("library", "backend"), PEERS)
+def test_a_peer_keeps_the_protocol_in_an_environment_of_its_own(
+    library: str, backend: str, urls: dict[str, str]
+) -> None:
+    entry = CATALOGUE[library]
+    try:
+        python = interpreter_of(entry)
+    except NoEnvironment as error:
+        pytest.skip(str(error))
+    assert python != sys.executable
+    said = description_by(python, entry.module, urls[backend], "peer")
+    assert said["durability"] in {"memory", "fsync", "leader memory"}
+    assert any(pin.partition("==")[2] in said["versions"].values() for pin in entry.requirements)

@@ -43,6 +43,8 @@ CATALOGUE = {
         _entry("pika-select", "raw", "rabbitmq"),
         _entry("confluent-kafka", "raw", "kafka"),
         _entry("boto3", "raw", "sqs"),
+        # Pinned: a peer's figures are of one version, and an environment is kept as long as its pins.
+        _entry("aio-pika", "peer", "rabbitmq", "aio-pika==10.2.1"),
     )
 }
 
