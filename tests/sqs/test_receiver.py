@@ -1,5 +1,6 @@
 """The receiver with a scripted SQS: leases by our own clock, order of changes, duplicates, pauses and closing."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -129,7 +130,10 @@ class Fixture:
         self.sink = Sink()
         settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers, is_fifo)
         client = cast("Any", self.service)
-        self.receiver = SQSReceiver(client, client, settings, cast("Any", self.sink))
+        self.recoveries: list[None] = []
+        self.receiver = SQSReceiver(
+            client, client, settings, cast("Any", self.sink), lambda: self.recoveries.append(None)
+        )
 
     def deliver(self, *names: str) -> list[Delivery]:
         """Have messages delivered."""
@@ -362,10 +366,13 @@ def test_close_is_bounded_by_a_poll_that_does_not_end(make: Make) -> None:
 
 def test_an_outage_is_survived_and_other_errors_end_the_consumer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     fixture = make()
-    fixture.service.answer(EndpointConnectionError(endpoint_url="http://127.0.0.1:1/"))
+    caplog.set_level(logging.INFO, "unimq.sqs")
+    for _ in range(2):
+        fixture.service.answer(EndpointConnectionError(endpoint_url="http://127.0.0.1:1/"))
     (delivery,) = fixture.deliver("a")
     assert (delivery.attempt, fixture.sink.error) == (1, None)
-    assert "attempt 1" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"], "told once, and that it is over"
+    assert len(fixture.recoveries) == 1
     fixture.service.answer(ClientError({"Error": {"Code": "QueueDoesNotExist"}}, "ReceiveMessage"))
     until(lambda: fixture.sink.error, "the consumer goes on without a queue")
     assert isinstance(fixture.sink.error, unimq.NotFound)

@@ -1,6 +1,7 @@
 """One connection to SQS and SNS: the clients, and the administration of queues, topics and subscriptions."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -96,6 +97,9 @@ class SQSDriver:
             raise translate(error, "setting up the clients of AWS") from error
         self.options = settings.options
         self.is_emulator = settings.is_emulator
+        self.reconnects = 0
+        """See `unimq.adapter.Reconnecting`: consumers that receive again after an outage. Guarded by `_counting`."""
+        self._counting = threading.Lock()
         self._directory = Directory(self.clients.sqs, self.clients.sns)
         self._do = self._directory.do
         emulator, has_sns = self._probe()
@@ -411,7 +415,11 @@ class SQSDriver:
             pollers=self.options.pollers,
             is_fifo=found.is_fifo,
         )
-        return SQSReceiver(self.clients.sqs, self.clients.polls, settings, sink)
+        return SQSReceiver(self.clients.sqs, self.clients.polls, settings, sink, self._count_recovery)
+
+    def _count_recovery(self) -> None:
+        with self._counting:
+            self.reconnects += 1
 
     def close(self, timeout: float) -> None:
         """See `unimq.adapter.Driver.close`."""

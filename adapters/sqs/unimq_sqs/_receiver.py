@@ -10,7 +10,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Any, cast
 
 from unimq import ConnectionLost, LeaseLost, UnimqError, Unsupported
-from unimq.adapter import Delivery, DeliverySink
+from unimq.adapter import Delivery, DeliverySink, SeldomLog
 from unimq_sqs._batching import LARGEST_BATCH, Batcher, pause_before, run_batch
 from unimq_sqs._errors import NATIVE_ERRORS, translate
 from unimq_sqs._held import Ack, Change, Held, Place
@@ -63,7 +63,18 @@ class SQSReceiver:
     made without the lock.
     """
 
-    def __init__(self, client: "SQSClient", polls: "SQSClient", settings: ReceiverSettings, sink: DeliverySink) -> None:
+    def __init__(
+        self,
+        client: "SQSClient",
+        polls: "SQSClient",
+        settings: ReceiverSettings,
+        sink: DeliverySink,
+        recovered: Callable[[], None],
+    ) -> None:
+        self._recovered = recovered
+        """Called when messages can be received again after an outage; must not block."""
+        self._is_out = False
+        self._seldom = SeldomLog()
         self._client = client
         self._polls = polls
         self._settings = settings
@@ -162,14 +173,14 @@ class SQSReceiver:
             try:
                 messages = self._receive(asked, attempt_id)
                 failures = 0
+                self._note_recovery()
             except NATIVE_ERRORS as error:
                 failures += 1
                 problem = translate(error, f"receiving from {self.where}")
                 if not isinstance(problem, ConnectionLost):
                     self._fail(problem)
                 messages = None
-                # The text only: a log that is kept would keep the error, its traceback and so the socket (L4).
-                log.warning("%s; attempt %d", str(problem), failures)
+                self._note_outage(str(problem))
             with self._room:
                 self._reserved -= asked
                 if self._closing or self._paused:
@@ -188,6 +199,25 @@ class SQSReceiver:
                         self._add_poller()
                     continue
             self._give_back(surplus)
+
+    def _note_outage(self, problem: str) -> None:
+        """Tell once that nothing is received, however many pollers find that out, however often.
+
+        The text only: a log that is kept would keep the error, its traceback and so the socket (L4).
+        """
+        with self._room:
+            level = logging.DEBUG if self._is_out else logging.WARNING
+            self._is_out = True
+        log.log(level, "%s; trying again", problem)
+
+    def _note_recovery(self) -> None:
+        if not self._is_out:
+            return
+        with self._room:
+            is_over, self._is_out = self._is_out, False
+        if is_over:
+            log.info("receiving from %s again", self.where)
+            self._recovered()
 
     def _take_unwanted(self) -> list[Received]:
         """Return what came while nobody wanted it, once no poll is under way that would receive it again."""
@@ -421,7 +451,7 @@ class SQSReceiver:
         if change.generation is not None:
             self._settlements.finish(change.generation, error)
         elif error is not None and concerns:
-            log.warning("%s", error)
+            self._seldom.say("visibility-unchanged", "%s", error, source=self._settings.queue)
 
     def _closed_error(self) -> ConnectionLost:
         return ConnectionLost(f"the consumer of {self.where} was closed before the settlement was confirmed")
@@ -583,6 +613,7 @@ class SQSReceiver:
         for change in self._changes.close(max(0.0, deadline - time.monotonic())):
             self._changed(change, self._closed_error())
         self._keeper.join(max(0.0, deadline - time.monotonic()))
+        self._seldom.finish()
 
 
 def _held(delivery: Delivery) -> Held:
