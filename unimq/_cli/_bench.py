@@ -31,9 +31,8 @@ def bench(
     benches, workloads, results = _module("bench"), _module("workloads"), _module("results")
     catalogue, targets, recording = _module("rows.catalogue"), _module("targets"), _module("recording")
     reporting = _module("reporting")
-    if html is not None and (html.is_dir() or not html.parent.is_dir() or not os.access(html.parent, os.W_OK)):
-        # Told now, not after minutes of measuring.
-        raise UsageError(f"--html: {html} cannot be written")
+    # Told now, not after minutes of measuring.
+    _must_be_writable(html)
     page = _module("page") if html is not None else None
     wanted = [each for text in on for each in text.split(",") if each]
     if not wanted:
@@ -76,6 +75,38 @@ def bench(
     for row, workload, reason in broken:
         fail(f"{row}, {workload}: {reason}")
     return 1 if broken else 0
+
+
+def compare(before: Path, after: Path, *, html: Path | None, fail_if_worse: bool) -> int:
+    """Print what changed; return 0, or 1 if `fail_if_worse` and a ratio got worse or a row began to lose messages."""
+    results, comparing, changes = _module("results"), _module("compare"), _module("sections.changes")
+    _must_be_writable(html)
+    try:
+        comparison = comparing.compare(comparing.read(before), comparing.read(after))
+    except comparing.Incomparable as error:
+        raise UsageError(str(error)) from error
+    except results.ResultError as error:
+        return fail(str(error))
+    if html is not None:
+        html.write_text(changes.page(comparison), encoding="utf-8")
+    write_line(changes.text(comparison).rstrip().encode())
+    return 1 if fail_if_worse and (comparison.loses or comparison.worse_ratios) else 0
+
+
+def page(result: Path, html: Path) -> int:
+    """Write the page of a result file."""
+    results, pages, comparing = _module("results"), _module("page"), _module("compare")
+    _must_be_writable(html)
+    try:
+        html.write_text(pages.page(comparing.read(result)), encoding="utf-8")
+    except results.ResultError as error:
+        return fail(str(error))
+    return 0
+
+
+def _must_be_writable(html: Path | None) -> None:
+    if html is not None and (html.is_dir() or not html.parent.is_dir() or not os.access(html.parent, os.W_OK)):
+        raise UsageError(f"--html: {html} cannot be written")
 
 
 def list_workloads() -> int:

@@ -549,6 +549,27 @@ def bench_run(
     )
 
 
+@bench.command(name="compare")
+def bench_compare(before: Path, after: Path, *, html: Path | None = None, fail_if_worse: bool = False) -> int:
+    """Tell what changed between two results, with intervals, and a verdict only outside the noise.
+
+    Refused with exit code 2 if they are of other workloads, rows, brokers or durability.
+
+    Args:
+        before: File of `--out`, or the page of `--html`.
+        after: The same of the other result.
+        html: Write the comparison to this file as one page that needs nothing else.
+        fail_if_worse: Exit with 1 if a ratio of two clients got worse, or a row loses messages that did not before.
+    """
+    return _bench.compare(before, after, html=html, fail_if_worse=fail_if_worse)
+
+
+@bench.command(name="page")
+def bench_page(result: Path, html: Path, /) -> int:
+    """Write RESULT, a file of `--out`, to HTML as one page that needs nothing else."""
+    return _bench.page(result, html)
+
+
 def _some(names: Sequence[str]) -> Sequence[str]:
     if not names:
         raise UsageError("name at least one")

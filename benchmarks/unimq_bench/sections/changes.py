@@ -1,5 +1,6 @@
 """A comparison of two results, as a text for terminals and as a page."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from unimq_bench import charts, notation
@@ -11,6 +12,7 @@ from unimq_bench.sections.pieces import (
     factor_tick,
     figure,
     numbers,
+    per_message,
     pill,
     ratio_tick,
     ratio_written,
@@ -85,13 +87,17 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     yield _tallied(comparison)
 
 
+def _has_interval(change: Change) -> bool:
+    return change.low > 0 and change.high < math.inf
+
+
 def _cells(change: Change) -> tuple[str, ...]:
     return (
-        f"  {change.metric}",
+        f"  {change.metric}{per_message(change.unit)}",
         _value(change, change.before),
         _value(change, change.after),
         ratio_written(change.ratio),
-        f"{ratio_written(change.low)} … {ratio_written(change.high)}",
+        f"{ratio_written(change.low)} … {ratio_written(change.high)}" if _has_interval(change) else "–",
         f"{ratio_written(change.floor_low)} … {ratio_written(change.floor_high)}",
         change.verdict,
     )
@@ -126,8 +132,8 @@ def _inner(comparison: Comparison) -> Iterator[str]:
     )
     yield "<section><h2>Changes</h2>"
     changes = ordered(comparison.changes)
-    near = [change for change in changes if change.low > 0.5 and change.high < 2]
-    far = [change for change in changes if not (change.low > 0.5 and change.high < 2)]
+    near = [change for change in changes if _is_near(change)]
+    far = [change for change in changes if not _is_near(change)]
     for these, title, ticks in ((near, "After relative to before.", ratio_tick), (far, "By a factor.", factor_tick)):
         if these:
             drawn = [_drawn(change) for change in these]
@@ -146,6 +152,11 @@ def _inner(comparison: Comparison) -> Iterator[str]:
         yield "</section>"
 
 
+def _is_near(change: Change) -> bool:
+    ends = (change.low, change.high) if _has_interval(change) else (change.ratio, change.ratio)
+    return ends[0] > 0.5 and ends[1] < 2
+
+
 def _group(change: Change) -> str:
     return f"{change.subject} · {change.workload}" + (f" · {change.point}" if change.point else "")
 
@@ -155,8 +166,8 @@ def _drawn(change: Change) -> charts.Estimate:
         label=f"{change.metric}: {change.verdict}",
         colour=_COLOURS[change.verdict],
         value=change.ratio,
-        low=change.low,
-        high=change.high,
+        low=change.low if _has_interval(change) else None,
+        high=change.high if _has_interval(change) else None,
         floor=(change.floor_low, change.floor_high),
         group=_group(change),
         hatched=change.verdict == "unchanged row",

@@ -63,12 +63,17 @@ def figure(chart: str, title: str, text: str = "", above: str = "") -> str:
 
 def writer(unit: str) -> Callable[[float | None], str]:
     """Return how figures of a unit are written."""
-    nanoseconds = {"s": 1e9, "ms": 1e6, "µs": 1e3, "us": 1e3, "ns": 1.0}.get(unit)
+    nanoseconds = {"s": 1e9, "ms": 1e6, "µs": 1e3, "ns": 1.0}.get(unit.removesuffix("/msg"))
     if nanoseconds is not None:
         return lambda value: notation.duration(None if value is None else value * nanoseconds)
     if unit == "msg/s":
         return notation.rate
     return lambda value: f"{notation.number(value)} {unit}".strip()
+
+
+def per_message(unit: str) -> str:
+    """Return what a figure's name lacks if its unit says that it is of one message."""
+    return " per message" if unit.endswith("/msg") else ""
 
 
 def with_interval(each: Figure) -> str:

@@ -83,7 +83,7 @@ def _largest(view: View, main: Row, ratios: list[Ratio]) -> Iterator[str]:
         yield f"<p>{shown(whose)}: {shown(headline(first, view))}<br><small>{shown(interval)}</small></p>"
         return
     figures = [figure for figure in view.result.figures if figure.row == main.name]
-    figures.sort(key=lambda figure: (figure.metric != "throughput", not figure.ranked))
+    figures.sort(key=lambda figure: (not figure.ranked, not figure.metric.endswith(("rate", "throughput"))))
     if not figures:
         yield '<p class="figure">–</p><p>no valid figure</p>'
         return

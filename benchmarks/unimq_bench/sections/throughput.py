@@ -11,6 +11,7 @@ from unimq_bench.sections.pieces import (
     factor_tick,
     figure,
     folded,
+    per_message,
     ratio_tick,
     ratio_written,
     swatch,
@@ -23,7 +24,6 @@ from unimq_bench.view import Point, View, key_of, point_label, reasons, valid, v
 
 _DRAWN = 2
 """How many metrics of a workload are drawn; the table has all."""
-_LEADING = ("throughput", "throughput per CPU second", "client CPU per message")
 
 
 def overhead(view: View) -> Iterator[str]:
@@ -121,14 +121,11 @@ def _is_speed(each: Figure) -> bool:
 
 def _workload(view: View, workload: str) -> Iterator[str]:
     figures = [each for each in view.result.figures if each.workload == workload and _is_speed(each)]
-    metrics = sorted(
-        dict.fromkeys((each.metric, each.unit) for each in figures),
-        key=lambda pair: _LEADING.index(pair[0]) if pair[0] in _LEADING else len(_LEADING),
-    )
+    metrics = list(dict.fromkeys((each.metric, each.unit) for each in figures))
     points = view.points(workload)
     swept = _swept(points)
     drawn: list[tuple[str, str]] = []
-    for metric, unit in metrics[:_DRAWN]:
+    for metric, unit in _drawn(metrics, points)[:_DRAWN]:
         these = [each for each in figures if (each.metric, each.unit) == (metric, unit)]
         if swept is not None and len({key_of(each.point) for each in these}) > 2:
             drawn += _curves(view, workload, these, swept)
@@ -137,7 +134,18 @@ def _workload(view: View, workload: str) -> Iterator[str]:
     # Beside each other what is of one backend.
     drawn = [each for backend in view.backends for each in drawn if each[0] == backend and each[1]]
     yield '<div class="pair">' + "\n".join(chart for _, chart in drawn) + "</div>"
-    yield from _figures_table(view, workload, figures, [metric for metric, _ in metrics], points)
+    yield from _figures_table(view, workload, figures, metrics, points)
+
+
+def _drawn(metrics: Sequence[tuple[str, str]], points: Sequence[Point]) -> list[tuple[str, str]]:
+    """Return the metrics worth a chart, the most telling first."""
+    if any(isinstance(point.get("rate"), int | float) for point in points):
+        # At an offered rate, the rate is the schedule's and says nothing.
+        return [pair for pair in metrics if "CPU" in pair[0] and "rate" not in pair[0]][:1]
+    rates = [pair for pair in metrics if pair[0].endswith(("rate", "throughput"))]
+    others = [pair for pair in metrics if pair not in rates]
+    # Of others, that which belongs to the first rate: it stands beside it.
+    return rates + sorted(others, key=lambda pair: not (rates and pair[0].startswith(rates[0][0])))
 
 
 def _swept(points: Sequence[Point]) -> str | None:
@@ -154,7 +162,7 @@ def _bars(view: View, workload: str, backend: str, figures: Sequence[Figure], po
     """Return bars of one backend's rows: others have another durability or place, and often quite another scale."""
     names = varying(points)
     metric, unit = figures[0].metric, figures[0].unit
-    more_is_better = unit.endswith("/s") or "throughput" in metric
+    more_is_better = unit.endswith("/s")
     found: list[tuple[tuple[int, bool, float], charts.Bar]] = []
     for index, point in enumerate(points):
         for row in view.result.rows:
@@ -181,7 +189,7 @@ def _bars(view: View, workload: str, backend: str, figures: Sequence[Figure], po
     found.sort(key=lambda pair: pair[0])
     better = "More is better." if more_is_better else "Less is better."
     chart = charts.bars([bar for _, bar in found], writer(unit), about=f"{metric} in {workload} on {backend}")
-    return figure(chart, f"{view.heading(backend)}: {metric}.", better)
+    return figure(chart, f"{view.heading(backend)}: {metric}{per_message(unit)}.", better)
 
 
 def _curves(view: View, workload: str, figures: Sequence[Figure], swept: str) -> Iterator[tuple[str, str]]:
@@ -209,7 +217,7 @@ def _curves(view: View, workload: str, figures: Sequence[Figure], swept: str) ->
 
 
 def _figures_table(
-    view: View, workload: str, figures: Sequence[Figure], metrics: Sequence[str], points: Sequence[Point]
+    view: View, workload: str, figures: Sequence[Figure], metrics: Sequence[tuple[str, str]], points: Sequence[Point]
 ) -> Iterator[str]:
     names = varying(points)
     body: list[str] = []
@@ -224,7 +232,7 @@ def _figures_table(
             broken = bool(runs) and not valid(runs)
             cells = "".join(
                 f'<td class="n">{"–" if broken or metric not in these else with_interval(these[metric])}</td>'
-                for metric in metrics
+                for metric, _ in metrics
             )
             why = [each.why_unranked for each in these.values() if not each.ranked and each.why_unranked]
             told = "; ".join(dict.fromkeys(reasons(runs) if broken else why))
@@ -240,7 +248,7 @@ def _figures_table(
         "Row",
         *(["At"] if names else []),
         "Durability",
-        *(f"{metric}#" for metric in metrics),
+        *(f"{metric}{per_message(unit)}#" for metric, unit in metrics),
         "Samples#",
         "Remark",
     ]
