@@ -353,7 +353,7 @@ class KafkaReceiver:
             if error is None:
                 progress.ack(offset)
             else:
-                log.info("a message of %r waits for its delay in its consumer: %s", self._topic, error)
+                log.debug("a message of %r waits for its delay in its consumer: %s", self._topic, error)
                 self._repeat(delivery, due - time.time())
         while self._behind_moves and self._behind_moves[0][0] < next(iter(self._moving.values()), sys.maxsize):
             self._start_barrier(self._behind_moves.popleft()[1])
