@@ -291,8 +291,8 @@ def _tell_recovery(bench: Bench, run: Run, before: float, after: float) -> None:
     if not quiet:
         return
     former = quiet[len(quiet) // 2]
-    calm = (sample.t for sample in run.timeline if sample.t >= after and (sample.p99 or 0.0) <= 2 * former)
-    back = next((t for t in calm if any(s.p99 is not None and s.t >= t for s in run.timeline)), None)
+    later = ((sample.t, sample.p99) for sample in run.timeline if sample.t >= after and sample.p99 is not None)
+    back = next((t for t, p99 in later if p99 <= 2 * former), None)
     why = "" if back is not None else "the latency was not as before at the end of the run"
     value = (back if back is not None else run.timeline[-1].t) - after
     bench.collection.figure([run], "time until the p99 was at most twice the former", "s", value, why=why)

@@ -24,7 +24,11 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
     report = Report()
     try:
         blocked, lateness = array("q"), array("q")
-        prebuilt = _prebuilt(maker, task) if task.prebuilt else None
+        prebuilt = None
+        if task.prebuilt:
+            prebuilt = _prebuilt(maker, task)
+            # The first confirmation of a new connection may take half a second, which is no part of any rate.
+            _probing(sender, maker)()
         start = progress.wait_for_start(_probing(sender, maker) if task.probing else None)
         cpu = time.process_time()
         # What nobody scheduled begins when it begins, not when the word to start was given.

@@ -200,7 +200,8 @@ def _drain(crew: Crew, lane: _Lane, contest: Contest, published: Report, watch: 
         queue=lane.queue,
         prefetch=contest.prefetch,
         at_most=contest.batch,
-        expected=stored,
+        # And the probe.
+        expected=stored + 1,
         patience=contest.patience,
         deferred=True,
         folder=str(crew.folder),

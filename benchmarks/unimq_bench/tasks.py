@@ -22,7 +22,8 @@ class Sending:
     warm_up: float = 0.0
     """Seconds at the start whose times are thrown away."""
     prebuilt: bool = False
-    """Make all bodies before the clock starts, so that the loop measures the client alone. Needs `count`."""
+    """Make all bodies, and have one probe confirmed, before the clock starts, so that the loop measures the client
+    alone. Needs `count`; the probe is one message more that a drain must expect."""
     probing: bool = False
     """Send probes, twenty a second, until the word to start comes: a consumer that receives one has joined."""
     folder: str = ""
