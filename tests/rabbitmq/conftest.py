@@ -1,13 +1,20 @@
-"""A link without a broker: everything runs in the test's thread, and what would go to the broker is written down."""
+"""A link without a broker: everything runs in the test's thread, and what would go to the broker is written down.
+
+With both framings: frames of our own are really written and parsed, by a connection of ours that is not connected.
+"""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from pika.spec import Basic
+from pika import ConnectionParameters, frame
+from pika.spec import Basic, BasicProperties
+from unimq_rabbitmq._frames import OwnConnection, OwnFraming
+from unimq_rabbitmq._framing import Framing, PikaFraming
 
 from unimq import UnimqError
 from unimq.adapter import Delivery, Message, Outgoing
@@ -43,9 +50,19 @@ class StubThread:
 
 
 class StubChannel:
-    """Answers every question at once and writes down the rest."""
+    """Answers every question at once and writes down the rest. With a connection it writes and reads bytes as well."""
 
-    def __init__(self, opened: Callable[[Any], None], closed: Callable[[Any, BaseException], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        connection: OwnConnection | None,
+        opened: Callable[[Any], None],
+        closed: Callable[[Any, BaseException], None],
+    ) -> None:
+        self.channel_number = number
+        self.connection = connection
+        self.consumer_tag = ""
+        self.on_close: list[Callable[..., object]] = []
         self.is_open = True
         self.sent: list[tuple[Any, ...]] = []
         self.answers: list[Callable[[Any], None]] = []
@@ -57,6 +74,24 @@ class StubChannel:
         self.received: Callable[..., None] = lambda *_: None
         self.fetched: Callable[..., None] = lambda *_: None
         self.fetched_nothing: Callable[[Any], None] = lambda _: None
+
+    def add_on_close_callback(self, callback: Callable[..., object]) -> None:
+        self.on_close.append(callback)
+
+    def _feed(self, data: bytes) -> None:
+        assert self.connection is not None
+        # In two parts, as the network may bring it.
+        self.connection._on_data_available(data[:30])
+        self.connection._on_data_available(data[30:])
+
+    def _feed_confirm(self, confirm: Any) -> None:
+        self._feed(frame.Method(self.channel_number, confirm.method).marshal())
+
+    def _feed_delivery(self, _channel: object, method: Any, properties: BasicProperties, body: bytes) -> None:
+        method.consumer_tag = self.consumer_tag
+        data = frame.Method(self.channel_number, method).marshal()
+        data += frame.Header(self.channel_number, len(body), properties).marshal()
+        self._feed(data + (frame.Body(self.channel_number, body).marshal() if body else b""))
 
     def add_on_return_callback(self, callback: Callable[..., None]) -> None:
         self.returned = callback
@@ -70,7 +105,7 @@ class StubChannel:
         self.fetched_nothing = callback
 
     def confirm_delivery(self, confirmed: Callable[[Any], None], callback: Callable[[Any], None]) -> None:
-        self.confirmed = confirmed
+        self.confirmed = confirmed if self.connection is None else self._feed_confirm
         callback(None)
 
     def basic_qos(self, *, prefetch_count: int, callback: Callable[[Any], None]) -> None:
@@ -80,7 +115,8 @@ class StubChannel:
     def basic_consume(
         self, queue: str, received: Callable[..., None], *, consumer_tag: str, callback: Callable[[Any], None]
     ) -> str:
-        self.received = received
+        self.received = received if self.connection is None else self._feed_delivery
+        self.consumer_tag = consumer_tag
         callback(None)
         return consumer_tag
 
@@ -111,7 +147,7 @@ class StubChannel:
         self.sent.append(("get",))
         self.fetched = callback
 
-    def basic_publish(self, exchange: str, key: str, body: bytes, _properties: object, *, mandatory: bool) -> None:
+    def basic_publish(self, exchange: str, key: str, body: bytes, *, properties: object, mandatory: bool) -> None:
         assert self.is_open
         self.sent.append(("publish", exchange, key, body, mandatory))
 
@@ -141,7 +177,14 @@ class StubChannel:
 class StubLink:
     """A connection whose channels the test opens and breaks."""
 
-    def __init__(self) -> None:
+    def __init__(self, framing: Framing) -> None:
+        self.framing = framing
+        self.own: OwnConnection | None = None
+        self.unsent = 0
+        """Bytes that wait in the transport."""
+        self._publish: Any = None
+        if isinstance(framing, OwnFraming):
+            self.own = unconnected(self._write, lambda: self.unsent)
         self.thread = StubThread()
         self.endpoint = "broker:5672"
         self.connection: object | None = object()
@@ -159,9 +202,33 @@ class StubLink:
             self.users.remove(user)
 
     def open_channel(self, opened: Callable[[Any], None], closed: Callable[[Any, BaseException], None]) -> None:
-        channel = StubChannel(opened, closed)
+        channel = StubChannel(len(self.channels) + 1, self.own, opened, closed)
         self.channels.append(channel)
         opened(channel)
+
+    def _write(self, data: bytes) -> None:
+        """Write down what bytes mean."""
+        while data:
+            size, found = frame.decode_frame(data)
+            assert size, "whole frames only"
+            data = data[size:]
+            value = cast("Any", found)
+            channel = self.channels[int(value.channel_number) - 1]
+            assert channel.is_open
+            if value.NAME == "Body":
+                self._finish(channel, value.fragment)
+            elif value.NAME == "Header":
+                if not value.body_size:
+                    self._finish(channel, b"")
+            elif value.method.NAME == "Basic.Publish":
+                self._publish = value.method
+            else:
+                assert value.method.NAME == "Basic.Ack"
+                channel.sent.append(("ack", value.method.delivery_tag, value.method.multiple))
+
+    def _finish(self, channel: StubChannel, body: bytes) -> None:
+        method, self._publish = self._publish, None
+        channel.sent.append(("publish", method.exchange, method.routing_key, body, method.mandatory))
 
     @property
     def channel(self) -> StubChannel:
@@ -171,6 +238,16 @@ class StubLink:
         """Break the channel as pika reports it."""
         self.channel.is_open = False
         self.channel.closed(self.channel, error)
+        for callback in self.channel.on_close:
+            callback(self.channel, error)
+
+
+def unconnected(write: Callable[[bytes], None], unsent: Callable[[], int] = lambda: 0) -> OwnConnection:
+    """Return a connection that writes there, and reads what the test gives it."""
+    loop = cast("Any", SimpleNamespace(READ=1, WRITE=4, ERROR=8))
+    connection = OwnConnection(ConnectionParameters(), custom_ioloop=loop, internal_connection_workflow=False)
+    connection._transport = SimpleNamespace(write=write, get_write_buffer_size=unsent)
+    return connection
 
 
 @dataclass
@@ -221,9 +298,9 @@ def _outgoing(body: bytes, *, within: float = 60.0, **fields: Any) -> Outgoing:
     return Outgoing(Message(body, sent_at=1.5, **fields), time.monotonic() + within, len(body))
 
 
-@pytest.fixture
-def link() -> StubLink:
-    return StubLink()
+@pytest.fixture(params=[OwnFraming, PikaFraming])
+def link(request: pytest.FixtureRequest) -> StubLink:
+    return StubLink(request.param())
 
 
 @pytest.fixture

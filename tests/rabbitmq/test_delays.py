@@ -81,6 +81,7 @@ def test_a_copy_keeps_what_others_wrote_and_counts_on() -> None:
     )
     delivery = Delivery(Message(b"x", id="1"), 2, None, None, native)  # type: ignore[arg-type]
     copy = _wire.again(Outgoing(delivery.message, 0.0, 1), delivery, 5.0).properties
+    assert copy is not None
     assert (copy.priority, copy.app_id, copy.expiration) == (3, "theirs", None)
     assert copy.headers == {"n": 7, "unimq-attempts": 2, "unimq-escaped-CC": ["elsewhere"]}
     assert (native.headers or {})["CC"] == ["elsewhere"]

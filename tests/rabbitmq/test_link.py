@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from pika.adapters.utils import connection_workflow, io_services_utils
-from unimq_rabbitmq import _link
+from unimq_rabbitmq._frames import OwnFraming
 from unimq_rabbitmq._link import Link
 from unimq_rabbitmq._options import Endpoint, RabbitMQOptions
 from unimq_rabbitmq._thread import IOThread
@@ -78,7 +78,7 @@ def _in_the_socket(patch: pytest.MonkeyPatch) -> None:
 
 
 def _in_the_constructor(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_link, "SelectConnection", _too_many_files)
+    patch.setattr(OwnFraming, "connection_class", staticmethod(_too_many_files))
 
 
 @pytest.mark.parametrize("fault", [None, _in_the_stream, _in_the_socket, _in_the_constructor])
@@ -92,7 +92,7 @@ def test_whatever_pika_raises_is_a_failed_attempt(
             fault(patch)
         thread = IOThread("test")
         url = parse_url(f"amqp://127.0.0.1:{resetting}/")
-        link = Link(thread, Endpoint(url, RabbitMQOptions()), "testing", 5.0)
+        link = Link(thread, Endpoint(url, RabbitMQOptions()), "testing", 5.0, OwnFraming())
         thread.post(link.attach, attempts)
         assert attempts.enough.wait(WITHIN), attempts.errors
         assert thread.failure is None
@@ -128,9 +128,11 @@ def test_a_loss_is_told_once_and_what_was_restored_is_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "unimq.rabbitmq")
-    monkeypatch.setattr(_link, "SelectConnection", StubConnection)
+    monkeypatch.setattr(OwnFraming, "connection_class", StubConnection)
+    framing = OwnFraming()
+    monkeypatch.setattr(framing, "tune", StubConnection)
     thread = IOThread("test")
-    link = Link(thread, Endpoint(parse_url("amqp://127.0.0.1:1/"), RabbitMQOptions()), "testing", 5.0)
+    link = Link(thread, Endpoint(parse_url("amqp://127.0.0.1:1/"), RabbitMQOptions()), "testing", 5.0, framing)
     counted: list[int] = []
     done = threading.Event()
 

@@ -13,8 +13,9 @@ LIMITS = _wire.Limits(message=1000, frame=600)
 Make = Callable[..., Outgoing]
 
 
-def _over_the_wire(properties: BasicProperties) -> BasicProperties:
+def _over_the_wire(properties: BasicProperties | None) -> BasicProperties:
     """Through the bytes, as pika would send and read them."""
+    assert properties is not None
     read = BasicProperties()
     read.decode(b"".join(properties.encode()))
     return read
@@ -62,7 +63,9 @@ def test_everything_arrives_as_it_was_sent(outgoing: Make, key: str | None, head
 
 def test_no_header_of_a_user_reaches_the_broker_with_an_effect(outgoing: Make) -> None:
     entry = outgoing(b"b", headers={"CC": "q2", "BCC": "q2", "x-death": "", "x-delivery-count": "5", "cc": "harmless"})
-    sent = _wire.encode(entry, LIMITS).properties.headers
+    properties = _wire.encode(entry, LIMITS).properties
+    assert properties is not None
+    sent = properties.headers
     assert sent is not None
     assert not {"CC", "BCC", "x-death", "x-delivery-count"} & sent.keys()
     assert "cc" in sent
@@ -95,6 +98,7 @@ def test_the_size_counts_the_headers_exactly(outgoing: Make) -> None:
         overhead = 1000 - size
         break
     properties = _wire.encode(outgoing(b"x", id="i", headers={"h": "v"}), LIMITS).properties
+    assert properties is not None
     assert overhead == sum(map(len, properties.encode())) + 22
 
 

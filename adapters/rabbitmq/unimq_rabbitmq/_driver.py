@@ -26,7 +26,7 @@ from unimq.adapter import (
     queue_of,
     unsupported,
 )
-from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq import _errors, _frames, _wire
 from unimq_rabbitmq._conversation import Conversation, converse
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._delays import LONGEST
@@ -56,9 +56,10 @@ class RabbitMQAdapter:
     def connect(self, url: BrokerURL, options: RabbitMQOptions, *, timeout: float) -> "RabbitMQDriver":
         """Connect and log in; see `unimq.adapter.Adapter.connect`. Every host is tried once."""
         endpoint = Endpoint(url, options)
+        framing = _frames.framing(options.frames)
         thread = IOThread(f"unimq-rabbitmq-{endpoint}")
-        consuming = Link(thread, endpoint, "consuming", timeout)
-        publishing = Link(thread, endpoint, "publishing", timeout)
+        consuming = Link(thread, endpoint, "consuming", timeout, framing)
+        publishing = Link(thread, endpoint, "publishing", timeout, framing)
         contact = _FirstContact(consuming)
         thread.post(consuming.attach, contact)
         try:

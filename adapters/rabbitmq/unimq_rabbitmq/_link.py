@@ -11,6 +11,7 @@ from pika.channel import Channel
 
 from unimq import AuthError, Closed, ConfigError, UnimqError
 from unimq_rabbitmq import _errors
+from unimq_rabbitmq._framing import Framing
 from unimq_rabbitmq._options import Endpoint
 from unimq_rabbitmq._services import ConnectingServices
 from unimq_rabbitmq._thread import IOThread
@@ -41,8 +42,9 @@ class User(Protocol):
 class Link:
     """One connection and its repair, with jittered back-off (L3). Lives in the I/O thread."""
 
-    def __init__(self, thread: IOThread, endpoint: Endpoint, purpose: str, timeout: float) -> None:
+    def __init__(self, thread: IOThread, endpoint: Endpoint, purpose: str, timeout: float, framing: Framing) -> None:
         self.thread = thread
+        self.framing = framing
         self.endpoint = endpoint
         self.purpose = purpose
         self._timeout = timeout
@@ -116,7 +118,7 @@ class Link:
         self._tries += 1
         self.blocked = False
         try:
-            self._current = SelectConnection(
+            self._current = self.framing.connection_class(
                 self.endpoint.parameters(self._tries - 1, self.purpose, self._timeout),
                 on_open_callback=guarded(self._opened),
                 on_open_error_callback=guarded(self._lost),
@@ -139,6 +141,7 @@ class Link:
         connection.add_on_connection_unblocked_callback(self.thread.guarded(self._is_unblocked))
         if self._failures:
             log.info("connected to RabbitMQ again: %s (%s)", self.endpoint, self.purpose)
+        self.framing.tune(connection)
         self.reconnects += self._was_open
         self._failures = 0
         self._was_open = True

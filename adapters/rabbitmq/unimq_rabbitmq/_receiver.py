@@ -17,8 +17,9 @@ from pika.spec import Basic, BasicProperties
 
 from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
 from unimq.adapter import Delivery, DeliverySink, Lanes, SeldomLog
-from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq import _errors
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
+from unimq_rabbitmq._framing import Received, decoded
 from unimq_rabbitmq._link import Link
 
 log = logging.getLogger("unimq.rabbitmq")
@@ -126,6 +127,7 @@ class RabbitMQReceiver:
     ) -> None:
         self._link = link
         self._thread = link.thread
+        self._framing = link.framing
         self._queue = queue
         self._seldom = SeldomLog()
         self._sink = sink
@@ -282,12 +284,12 @@ class RabbitMQReceiver:
         answered = guarded(partial(self._changed, session))
         if self._paused:
             # Without its consumer the channel keeps what is unsettled.
-            session.channel.basic_cancel(session.consumer_tag, answered)
+            self._framing.cancel(session.channel, session.consumer_tag, answered)
             session.consumer_tag = ""
         else:
             session.consumer_tag = f"unimq-{uuid.uuid4().hex}"
-            received = guarded(partial(self._on_message, session))
-            session.channel.basic_consume(self._queue, received, consumer_tag=session.consumer_tag, callback=answered)
+            received = guarded(partial(self._on_received, session))
+            self._framing.consume(session.channel, self._queue, session.consumer_tag, received, answered)
 
     def _changed(self, session: _Session, _answer: object) -> None:
         session.changing = False
@@ -362,27 +364,28 @@ class RabbitMQReceiver:
 
     # Deliveries.
 
-    def _on_message(
-        self, session: _Session, _channel: object, method: Basic.Deliver, properties: BasicProperties, body: bytes
-    ) -> None:
-        session.pushed += 1
-        self._arrived(session, method, properties, body)
+    def _on_received(self, session: _Session, received: Sequence[Received]) -> None:
+        session.pushed += len(received)
+        self._arrived(session, received)
 
-    def _arrived(
-        self, session: _Session, method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes
-    ) -> None:
-        message, attempt = _wire.decode(method, properties, body)
-        tag = session.last_tag = int(method.delivery_tag or 0)
-        delivery = Delivery(message, attempt, (session, tag), self._sink, properties)
-        session.held[tag] = delivery
-        if not self._is_ordered or session.lanes.admit(delivery):
-            self._offer(session, delivery)
+    def _arrived(self, session: _Session, received: Sequence[Received]) -> None:
+        if session is not self._session:
+            # Its channel is about to be closed, and with that they return to the queue.
+            return
+        deliveries = [
+            Delivery(message, attempt, (session, tag), self._sink, native) for tag, message, attempt, native in received
+        ]
+        session.held.update(zip([each.tag for each in received], deliveries, strict=True))
+        session.last_tag = received[-1].tag
+        if self._is_ordered:
+            deliveries = [delivery for delivery in deliveries if session.lanes.admit(delivery)]
+        self._offer(session, deliveries)
 
-    def _offer(self, session: _Session, delivery: Delivery) -> None:
-        if not session.batch:
+    def _offer(self, session: _Session, deliveries: Sequence[Delivery]) -> None:
+        if not session.batch and deliveries:
             # The loop gets there after it has handled all that was read from the socket.
             self._thread.call_later(0, partial(self._hand_over, session))
-        session.batch.append(delivery)
+        session.batch.extend(deliveries)
 
     def _hand_over(self, session: _Session) -> None:
         if session is not self._session or self._closing is not None or self._paused:
@@ -422,14 +425,10 @@ class RabbitMQReceiver:
         # `multiple` reaches everything below it on the channel, so it may go up to the first unsettled one only (A2).
         first_held = next(iter(session.held), session.last_tag + 1)
         last_below = max((tag for tag in tags if tag < first_held), default=0)
-        channel = session.channel
-        if last_below:
-            session.commands += 1
-            channel.basic_ack(last_below, multiple=True)
-        for tag in tags:
-            if tag > first_held:
-                session.commands += 1
-                channel.basic_ack(tag)
+        frames = [(last_below, True)] if last_below else []
+        frames += [(tag, False) for tag in tags if tag > first_held]
+        session.commands += len(frames)
+        self._framing.ack(session.channel, frames)
         if session.batch:
             self._hand_over(session)
 
@@ -471,7 +470,7 @@ class RabbitMQReceiver:
         def due() -> None:
             if session is self._session:
                 session.parked -= 1
-                self._offer(session, again)
+                self._offer(session, (again,))
 
         self._thread.call_later(delay, due)
 
@@ -532,7 +531,7 @@ class RabbitMQReceiver:
         self, session: _Session, _channel: object, method: Basic.GetOk, properties: BasicProperties, body: bytes
     ) -> None:
         session.fetched.add(int(method.delivery_tag or 0))
-        self._arrived(session, method, properties, body)
+        self._arrived(session, (decoded(method, properties, body),))
         self._applied(session)
 
     def _fetched_nothing(self, channel: Channel, _get_empty: object) -> None:
@@ -577,7 +576,7 @@ class RabbitMQReceiver:
             return
         if session.consumer_tag:
             cancelled = self._thread.guarded(partial(self._give_back, session))
-            session.channel.basic_cancel(session.consumer_tag, cancelled)
+            self._framing.cancel(session.channel, session.consumer_tag, cancelled)
         elif not session.changing:
             self._give_back(session, None)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pika import exceptions
 from pika.channel import Channel
@@ -30,15 +30,17 @@ from unimq import (
 from unimq.adapter import OutcomeSink, Outgoing, Target
 from unimq_rabbitmq import _errors, _wire
 from unimq_rabbitmq._delays import DelayQueues
+from unimq_rabbitmq._framing import Confirm, Publisher, Route
 from unimq_rabbitmq._link import Link
-
-if TYPE_CHECKING:
-    from pika.frame import Method
 
 log = logging.getLogger("unimq.rabbitmq")
 
 _IN_FLIGHT = 5000
 """Unanswered messages on the channel, those included whose callers gave up: bounds what a hung broker can cost (L5)."""
+_AT_ONCE, _AT_ONCE_BYTES = 500, 64 * 1024
+"""Messages that are published as one piece; a larger one makes a piece of its own."""
+_ROOM = 0.005
+"""Seconds until a sender that waits for room in the connection looks again, if no confirm has made it look before."""
 _SWEEP = 0.05
 """Seconds after a deadline at which what is overdue is reported, so that one look serves many messages."""
 _FAREWELL = 1.0
@@ -55,16 +57,25 @@ class RabbitMQSender:
     ) -> None:
         self._link = link
         self._thread = link.thread
+        self._framing = link.framing
         self._target = target
         self._sink = sink
         self._limits = limits
         self._what = f"{'topic' if isinstance(target, Topic) else 'queue'} {target.name!r}"
-        self._exchange = target.name if isinstance(target, Topic) else ""
-        self._routing_key = "" if isinstance(target, Topic) else target.name
-        self._mandatory = isinstance(target, Queue) or target.require_subscription
-        self._delays = DelayQueues(self._exchange, self._routing_key, delay_queues)
+        if isinstance(target, Topic):
+            self._route = Route(target.name, "", target.require_subscription)
+        else:
+            self._route = Route("", target.name, mandatory=True)
+        self._delays = DelayQueues(self._route.exchange, self._route.routing_key, delay_queues)
         self._channel: Channel | None = None
         """The channel in confirm mode, or `None`."""
+        self._publisher: Publisher | None = None
+        """What publishes on it."""
+        self._submitted: deque[_wire.Publication] = deque()
+        """Written by any thread, emptied in the I/O thread."""
+        self._announced = False
+        """Set by who asks the I/O thread to look at `_submitted`, cleared by it before it looks."""
+        self._room_timer: Any = None
         self._opening = False
         self._waiting: deque[_wire.Publication] = deque()
         """Not published on the present channel; in the order of `submit`."""
@@ -103,13 +114,17 @@ class RabbitMQSender:
     def submit(self, entries: Sequence[Outgoing]) -> None:
         """See `unimq.adapter.Sender.submit`."""
         publications: list[_wire.Publication] = []
+        encode, limits = self._framing.encode, self._limits
         for entry in entries:
             try:
-                publications.append(_wire.encode(entry, self._limits))
+                publications.append(encode(entry, limits))
             except SendRejected as error:
                 self._sink.failed((entry,), error)
         if publications:
-            self._thread.post(self.accept, publications)
+            self._submitted.extend(publications)
+            if not self._announced:
+                self._announced = True
+                self._thread.post(self._take_submitted, None)
 
     def flush(self) -> None:
         """Nothing lingers."""
@@ -138,7 +153,7 @@ class RabbitMQSender:
     def ended(self, error: UnimqError) -> None:
         """See `unimq_rabbitmq._link.User`."""
         self._ended = error
-        self._channel = None
+        self._channel = self._publisher = None
         self._fail_everything(error)
         self._settle_opening(error)
         self.release(None)
@@ -161,7 +176,7 @@ class RabbitMQSender:
             return
         guarded = self._thread.guarded
         channel.add_on_return_callback(guarded(self._on_return))
-        channel.confirm_delivery(guarded(self._on_confirm), guarded(partial(self._confirming, channel)))
+        self._framing.confirm(channel, guarded(self._on_confirms), guarded(partial(self._confirming, channel)))
 
     def _confirming(self, channel: Channel, select_ok: object) -> None:
         if isinstance(self._target, Topic):
@@ -178,6 +193,7 @@ class RabbitMQSender:
             channel.close()
             return
         self._channel = channel
+        self._publisher = self._framing.publisher(channel)
         self._last_tag = 0
         self._delays.forget()
         self._settle_opening(None)
@@ -185,7 +201,7 @@ class RabbitMQSender:
 
     def _channel_closed(self, _channel: object, error: BaseException) -> None:
         self._opening = False
-        self._channel = None
+        self._channel = self._publisher = None
         self._returned.clear()
         if self._ended is not None or isinstance(error, exceptions.ChannelClosedByClient):
             return
@@ -226,6 +242,19 @@ class RabbitMQSender:
 
     # Publishing.
 
+    def _take_submitted(self, _: None) -> None:
+        self._announced = False
+        take = self._submitted.popleft
+        publications: list[_wire.Publication] = []
+        try:
+            while True:
+                publications.append(take())
+        except IndexError:
+            # Not by the length: after the end of the I/O thread several threads may do this at once.
+            pass
+        if publications:
+            self.accept(publications)
+
     def accept(self, publications: list[_wire.Publication]) -> None:
         """Publish these after what was accepted before."""
         error = self._ended or self._thread.failure
@@ -241,40 +270,61 @@ class RabbitMQSender:
             self._open_channel()
 
     def _publish(self) -> None:
-        channel = self._channel
-        if channel is None or self._link.blocked:
+        channel, publisher = self._channel, self._publisher
+        if channel is None or publisher is None or self._link.blocked:
             return
         waiting, unanswered = self._waiting, self._unanswered
         while waiting and len(unanswered) < self._in_flight:
-            publication = waiting.popleft()
-            publication.attempts += 1
-            self._last_tag += 1
-            unanswered[self._last_tag] = publication
-            exchange, routing_key, mandatory = self._exchange, self._routing_key, self._mandatory
-            if publication.due and (delay := publication.due - time.monotonic()) > 0:
-                exchange, routing_key, mandatory = "", self._delays.queue_for(channel, delay), True
-            channel.basic_publish(
-                exchange, routing_key, publication.entry.message.body, publication.properties, mandatory=mandatory
-            )
+            if not publisher.has_room:
+                if self._room_timer is None:
+                    self._room_timer = self._thread.call_later(_ROOM, self._look_for_room)
+                return
+            batch: list[_wire.Publication] = []
+            size = 0
+            for _ in range(min(len(waiting), self._in_flight - len(unanswered), _AT_ONCE)):
+                publication = waiting.popleft()
+                publication.attempts += 1
+                self._last_tag += 1
+                unanswered[self._last_tag] = publication
+                if publication.due and (delay := publication.due - time.monotonic()) > 0:
+                    if batch:
+                        publisher.publish(batch, self._route)
+                        batch = []
+                    route = Route("", self._delays.queue_for(channel, delay), mandatory=True)
+                    publisher.publish((publication,), route)
+                else:
+                    batch.append(publication)
+                size += publication.entry.size
+                if size >= _AT_ONCE_BYTES:
+                    break
+            if batch:
+                publisher.publish(batch, self._route)
+
+    def _look_for_room(self) -> None:
+        self._room_timer = None
+        self._publish()
 
     # Outcomes.
 
     def _on_return(self, _channel: object, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
         self._returned[str(properties.message_id)] += 1
 
-    def _on_confirm(self, frame: "Method[Basic.Ack] | Method[Basic.Nack]") -> None:
-        method = frame.method
-        answered = self._take(method.delivery_tag, multiple=method.multiple)
-        if self._suspects:
-            self._clear(len(answered))
-        alive = [publication for publication in answered if not publication.expired]
-        if isinstance(method, Basic.Nack):
-            if alive:
+    def _on_confirms(self, confirms: Sequence[Confirm]) -> None:
+        stored: list[Outgoing] = []
+        for tag, multiple, is_ack in confirms:
+            answered = self._take(tag, multiple=multiple)
+            if self._suspects:
+                self._clear(len(answered))
+            if is_ack and not self._returned:
+                stored += [publication.entry for publication in answered if not publication.expired]
+                continue
+            alive = [publication for publication in answered if not publication.expired]
+            if is_ack:
+                self._report_returned(alive)
+            elif alive:
                 self._report_failed(alive, self._nacked())
-        elif self._returned:
-            self._report_returned(alive)
-        elif alive:
-            self._sink.stored([publication.entry for publication in alive])
+        if stored:
+            self._sink.stored(stored)
         self._publish()
         self._finish_closing()
 
@@ -288,9 +338,13 @@ class RabbitMQSender:
         if not multiple:
             found = unanswered.pop(tag, None)
             return [] if found is None else [found]
+        if not tag:
+            answered = list(unanswered.values())
+            unanswered.clear()
+            return answered
         tags: list[int] = []
         for published in unanswered:
-            if published > tag > 0:
+            if published > tag:
                 break
             tags.append(published)
         return [unanswered.pop(published) for published in tags]
@@ -383,6 +437,7 @@ class RabbitMQSender:
 
     def _close(self, request: "tuple[Future[None], float]") -> None:
         closing, timeout = request
+        self._take_submitted(None)
         if self._thread.failure is not None or self._ended is not None:
             closing.set_result(None)
             return
@@ -408,7 +463,10 @@ class RabbitMQSender:
         if self._sweep is not None and self._thread.failure is None:
             self._thread.cancel(self._sweep)
             self._sweep = None
-        channel, self._channel = self._channel, None
+        if self._room_timer is not None and self._thread.failure is None:
+            self._thread.cancel(self._room_timer)
+            self._room_timer = None
+        channel, self._channel, self._publisher = self._channel, None, None
         if channel is not None and channel.is_open and self._thread.failure is None:
             channel.close()
         closing, self._closing = self._closing, None

@@ -1,6 +1,7 @@
 """Messages as AMQP 0-9-1 carries them: native properties where they exist, headers of our own for the rest.
 
-There is no envelope: the body is the body. A faster codec replaces `encode` and `decode`, and nothing else.
+There is no envelope: the body is the body. `encode` and `decode` are written with pika's own objects; `_content` does
+the same with bytes, and has what it does not know done here.
 """
 
 import copy
@@ -17,21 +18,21 @@ from pika.spec import Basic, BasicProperties
 from unimq import InvalidMessage, MessageTooLarge
 from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Delivery, Message, Outgoing
 
-_KEY = "unimq-key"
-_SENT_AT = "unimq-sent-at"
+KEY = "unimq-key"
+SENT_AT = "unimq-sent-at"
 """Milliseconds; the AMQP property `timestamp` has whole seconds."""
-_EXPIRES_AT = "unimq-expires-at"
+EXPIRES_AT = "unimq-expires-at"
 """Milliseconds. The property `expiration` is not set: the broker would drop what may have to be dead-lettered."""
 _ATTEMPTS = "unimq-attempts"
 """Deliveries that failed before the message went to a queue of delays, from which it comes as a new one."""
 _ESCAPED = "unimq-escaped-"
 """Put before the names of headers that would have an effect on the broker."""
-_EFFECTIVE = frozenset({"CC", "BCC", "x-delivery-count", "x-acquired-count", "x-death", "x-received-from"})
-_EFFECTIVE_PREFIXES = ("x-first-death-", "x-last-death-")
-_DELIVERY_COUNT = "x-delivery-count"
+EFFECTIVE = frozenset({"CC", "BCC", "x-delivery-count", "x-acquired-count", "x-death", "x-received-from"})
+EFFECTIVE_PREFIXES = ("x-first-death-", "x-last-death-")
+DELIVERY_COUNT = "x-delivery-count"
 _USER_VISIBLE = "unimq-dead-"
 LONGEST_SHORT = 255
-_HEADER_FRAME_REST = 8 + 14
+HEADER_FRAME_REST = 8 + 14
 """Bytes of a header frame beside the properties: frame header and end, class, weight and body size."""
 
 
@@ -40,13 +41,16 @@ class Publication:
     """One message ready for the channel. Owned by the I/O thread once it was handed over."""
 
     entry: Outgoing
-    properties: BasicProperties
+    properties: BasicProperties | None
+    """`None` if there is the header."""
     due: float = 0.0
     """`time.monotonic` before which it is not to be delivered; 0 for at once."""
     attempts: int = 0
     """Channels on which it was published."""
     expired: bool = False
     """Its outcome was reported because its deadline was over; it still waits for the broker's answer."""
+    header: bytes = b""
+    """The content header as `_content` has made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +70,19 @@ def encode(entry: Outgoing, limits: Limits) -> Publication:
 
     """
     message = entry.message
-    headers: dict[str, Any] = {_SENT_AT: round(message.sent_at * 1000)}
+    headers: dict[str, Any] = {SENT_AT: round(message.sent_at * 1000)}
     if message.key is not None:
-        headers[_KEY] = message.key
+        headers[KEY] = message.key
     if message.expires_at is not None:
-        headers[_EXPIRES_AT] = round(message.expires_at * 1000)
+        headers[EXPIRES_AT] = round(message.expires_at * 1000)
     for name, value in message.headers.items():
-        if name in _EFFECTIVE or name.startswith(_EFFECTIVE_PREFIXES):
-            name = _ESCAPED + name
-        _check_short(message, "header name", name)
+        name = escaped(name)
+        check_short(message, "header name", name)
         headers[name] = value
-    _check_short(message, "id", message.id)
-    _check_short(message, "content_type", message.content_type)
-    _check_short(message, "correlation_id", message.correlation_id)
-    _check_short(message, "reply_to", message.reply_to)
+    check_short(message, "id", message.id)
+    check_short(message, "content_type", message.content_type)
+    check_short(message, "correlation_id", message.correlation_id)
+    check_short(message, "reply_to", message.reply_to)
     properties = BasicProperties(
         content_type=message.content_type,
         headers=headers,
@@ -90,10 +93,10 @@ def encode(entry: Outgoing, limits: Limits) -> Publication:
         timestamp=int(message.sent_at),
     )
     # Four bytes per character are the most that UTF-8 takes; only near a limit is the exact size worth its encoding.
-    bound = _HEADER_FRAME_REST + 1500 + sum(4 * (len(name) + len(value)) + 6 for name, value in message.headers.items())
+    bound = HEADER_FRAME_REST + 1500 + sum(4 * (len(name) + len(value)) + 6 for name, value in message.headers.items())
     bound += 4 * len(message.key or "")
     if bound > limits.frame or bound + len(message.body) > limits.message:
-        _check_size(message, properties, limits)
+        check_size(message, sum(map(len, properties.encode())) + HEADER_FRAME_REST, limits)
     return Publication(entry, properties, time.monotonic() + message.delay if message.delay else 0.0)
 
 
@@ -104,7 +107,7 @@ def again(entry: Outgoing, delivery: Delivery, delay: float) -> Publication:
     for name, value in (native.headers or {}).items():
         if name in {"CC", "BCC"}:
             headers[_ESCAPED + str(name)] = value
-        elif name not in _EFFECTIVE and not str(name).startswith(_EFFECTIVE_PREFIXES):
+        elif name not in EFFECTIVE and not str(name).startswith(EFFECTIVE_PREFIXES):
             headers[name] = value
     headers[_ATTEMPTS] = delivery.attempt
     properties = copy.copy(native)
@@ -114,15 +117,21 @@ def again(entry: Outgoing, delivery: Delivery, delay: float) -> Publication:
     return Publication(entry, properties, time.monotonic() + delay)
 
 
-def _check_short(message: Message, what: str, value: str | None) -> None:
+def escaped(name: str) -> str:
+    """Return the name under which a header of the user travels."""
+    return _ESCAPED + name if name in EFFECTIVE or name.startswith(EFFECTIVE_PREFIXES) else name
+
+
+def check_short(message: Message, what: str, value: str | None) -> None:
+    """Raise `InvalidMessage` for what is longer than a short string of AMQP."""
     if value is not None and len(value) * 4 > LONGEST_SHORT and len(value.encode()) > LONGEST_SHORT:
         raise InvalidMessage(
             f"{what} has {len(value.encode())} bytes; AMQP carries {LONGEST_SHORT}", message_id=message.id
         )
 
 
-def _check_size(message: Message, properties: BasicProperties, limits: Limits) -> None:
-    size = sum(map(len, properties.encode())) + _HEADER_FRAME_REST
+def check_size(message: Message, size: int, limits: Limits) -> None:
+    """Raise `MessageTooLarge` if a message whose header frame has `size` bytes exceeds the broker's limits."""
     if size > limits.frame:
         raise MessageTooLarge(
             f"headers, key and properties have {size} bytes; RabbitMQ takes {limits.frame} (one frame)",
@@ -149,17 +158,17 @@ def decode(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, bod
     for name, value in (properties.headers or {}).items():
         if not isinstance(name, str):
             name = name.decode(errors="replace")
-        if name == _SENT_AT and isinstance(value, int):
+        if name == SENT_AT and isinstance(value, int):
             sent_at = value / 1000
-        elif name == _KEY:
+        elif name == KEY:
             key = value if isinstance(value, str) else _as_text(value)
-        elif name == _EXPIRES_AT and isinstance(value, int):
+        elif name == EXPIRES_AT and isinstance(value, int):
             expires_at = value / 1000
-        elif (name == _DELIVERY_COUNT and isinstance(value, int)) or (name == _ATTEMPTS and isinstance(value, int)):
+        elif (name == DELIVERY_COUNT and isinstance(value, int)) or (name == _ATTEMPTS and isinstance(value, int)):
             attempt += value
         elif name.startswith(_ESCAPED):
             headers[name[len(_ESCAPED) :]] = _header_value(value)
-        elif name in _EFFECTIVE or name.startswith(_EFFECTIVE_PREFIXES):
+        elif name in EFFECTIVE or name.startswith(EFFECTIVE_PREFIXES):
             # The broker's own; a user who wants them finds them in `Delivery.native`.
             continue
         elif not name.startswith(RESERVED_PREFIX) or name.startswith(_USER_VISIBLE):
