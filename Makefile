@@ -72,7 +72,7 @@ guarantees: venv brokers ## Run the contract suite and write what it finds into 
 	$(BIN)/python -m pytest $(WORKERS) contract_tests/unimq_contract $(SUITE) --unimq-report .venv/contract-report.json
 	$(BIN)/python -m unimq_contract.tables --data docs/contract-results.json --report .venv/contract-report.json $(TABLES)
 
-# The profile "standard" takes a quarter of an hour. `make bench BENCH='overhead --on memory' PROFILE=full` measures something else.
+# The profile "standard" takes half an hour. `make bench BENCH='overhead --on memory' PROFILE=full` measures something else.
 BENCH := all
 PROFILE := standard
 bench: venv brokers ## Measure brokers, raw clients and unimq: benchmark.json and benchmark.html

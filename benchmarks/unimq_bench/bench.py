@@ -99,6 +99,11 @@ def run(
             looked = environment.look(quick=request.profile == "smoke")
             if not can_count():
                 collection.notes.append("this system does not tell the CPU of processes: no foreign load is seen")
+            if request.foreign_cores > FOREIGN_CORES:
+                collection.notes.append(
+                    f"others on the machine were allowed {request.foreign_cores:g} cores instead of {FOREIGN_CORES:g}:"
+                    " only ratios and the accounting can be relied on"
+                )
             reporter.plan(sum(measuring.estimate(*step.sizes) for step in steps))
             bench = measuring.Bench(collection, generator, reporter, paths)
             for step in steps:
@@ -150,6 +155,8 @@ def _checked(request: Request) -> list[Workload]:
     if not names:
         raise BadBench(f"name a workload: {', '.join(workloads.names())}, {ALL}, or a file")
     chosen = [workloads.load(name) for name in dict.fromkeys(names)]
+    if all(workload.kind == "cost" for workload in chosen):
+        raise BadBench("cost is made of what other workloads count: name one of them as well")
     for workload in chosen:
         for backend in EVERYWHERE:
             workload.parameters_for(backend, request.profile, dict(request.settings))
@@ -198,7 +205,7 @@ def _steps(
             if rows:
                 parameters = workload.parameters_for(place.backend, request.profile, dict(request.settings))
                 steps.append(_Step(workload, place, rows, parameters))
-    if not steps and any(workload.kind != "cost" for workload in chosen):
+    if not steps:
         raise BadBench("nothing is left to be measured: " + "; ".join(collection.notes))
     return steps
 

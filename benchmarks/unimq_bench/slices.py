@@ -72,6 +72,8 @@ class _Lane:
     foreign: float = 0.0
     busy: float = 0.0
     """Seconds in which this lane worked."""
+    counted: dict[str, int] = field(default_factory=dict[str, int])
+    """What the client had counted before the first slice."""
     failure: str = ""
 
 
@@ -165,6 +167,7 @@ def _warm_up(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random
         lane.count = min(most, max(wanted, lane.count // 10, 1), lane.count * 10)
         if burst >= _FEWEST_BURSTS - 1 and is_like_itself and time.monotonic() >= deadline:
             break
+    lane.counted = lane.role.counters()
     lane.slices.clear()
     lane.accounts.clear()
     lane.batches = lane.largest = 0
@@ -248,9 +251,9 @@ def _timed(crew: Crew, lane: _Lane, task: Task, metric: str, round_: int, watch:
 
 def _run(lane: _Lane, workload: str, point: dict[str, int | float | str], number: int, contest: Contest) -> Run:
     counts = added(lane.accounts) if lane.accounts else Accounting(judged=False)
-    counted: Mapping[str, int] = {}
+    counted: dict[str, int] = {}
     with contextlib.suppress(RoleFailed):
-        counted = lane.role.counters()
+        counted = {name: count - lane.counted.get(name, 0) for name, count in lane.role.counters().items()}
     return Run(
         row=lane.name,
         workload=workload,

@@ -27,6 +27,7 @@ CASES = [
     (["bench", "e2e_low", "--on", "rabbit"], 2, "a broker is a URL, or one of memory, rabbitmq, kafka, sqs"),
     (["bench", "e2e_low", "--on", "memory", "--rows", "pika-selct"], 2, "did you mean 'pika-select'?"),
     (["bench", "e2e_low", "--on", "memory", "--rows", "pika-select"], 2, "speaks to none of memory"),
+    (["bench", "cost", "--on", "memory"], 2, "cost is made of what other workloads count"),
     (["bench", "article_table", "--on", "memory"], 2, "is for rabbitmq, kafka, sqs, not for memory"),
     (["bench", "e2e_low", "--on", "rabbit://localhost"], 1, "no adapter for scheme 'rabbit'"),
     (["bench", "e2e_low", "--out", "/no/such/folder/result.json"], 2, "the result cannot be written to"),
