@@ -107,7 +107,8 @@ def bars(shown_bars: Sequence[Bar], write: Callable[[float | None], str], *, abo
     reach = [each for bar in shown_bars if bar.value is not None for each in (bar.value, bar.high or bar.value)]
     scale = from_zero(reach, _LABELS, HALF - _FIGURES)
     rows, height = _rows([bar.group for bar in shown_bars])
-    parts = list(_vertical_grid(scale, write, height))
+    # Reasons alone need no axis.
+    parts = list(_vertical_grid(scale, write, height)) if reach else []
     for bar, (top, heading) in zip(shown_bars, rows, strict=True):
         parts += _row_label(bar.label, top, heading, _LABELS)
         middle = top + _ROW / 2
@@ -129,7 +130,7 @@ def bars(shown_bars: Sequence[Bar], write: Callable[[float | None], str], *, abo
             inner += _whisker(scale.at(bar.low), scale.at(bar.high), middle, "over")
         parts.append(element("g", element("title", shown(told)) + inner))
         parts.append(_text(write(bar.value), right + 8, middle, "value"))
-    return _svg(parts, HALF, height + _AXIS, about)
+    return _svg(parts, HALF, height + (_AXIS if reach else 0), about)
 
 
 def _rows(groups: Sequence[str]) -> tuple[list[tuple[float, str]], float]:

@@ -1,5 +1,6 @@
 """A result as its readers ask for it: which rows stand together, what they are called, which runs count."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ Point = dict[str, int | float | str]
 Key = tuple[tuple[str, int | float | str], ...]
 """A point as something to look up by."""
 
+_FIGURES = re.compile(r"\d+(?:[.,]\d+)*")
 _OURS = "c0"
 _RAW = ("c1", "c2")
 _PEERS = ("c3", "c4", "c5", "c6", "c7")
@@ -117,8 +119,12 @@ def valid(runs: Iterable[Run]) -> list[Run]:
 
 
 def reasons(runs: Iterable[Run]) -> list[str]:
-    """Return why runs are invalid, each reason once."""
-    return list(dict.fromkeys(reason for run in runs for reason in run.invalid))
+    """Return why runs are invalid, each reason once: of those that differ in their figures alone, the first."""
+    found: dict[str, str] = {}
+    for run in runs:
+        for reason in run.invalid:
+            found.setdefault(_FIGURES.sub("#", reason), reason)
+    return list(found.values())
 
 
 def varying(points: Iterable[Mapping[str, int | float | str]]) -> list[str]:

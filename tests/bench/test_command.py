@@ -51,6 +51,16 @@ def test_the_smoke_profile_accounts_for_every_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_opened_gate_is_told_in_the_result(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ("publish_max", "--on", "memory", "--rows", "unimq", "--profile", "smoke", "--out", out)
+    assert run(*arguments, "--foreign", "1.5").returncode == 0
+    assert any("allowed 1.5 cores instead of 0.2" in note for note in results.read(out).notes)
+    assert run(*arguments).returncode == 0
+    assert not any("allowed" in note for note in results.read(out).notes)
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_with_what_was_found(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     arguments = ["publish_max", "e2e_low", "--on", "memory", "--rows", "unimq", "--profile", "smoke"]

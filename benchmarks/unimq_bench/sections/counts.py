@@ -6,7 +6,7 @@ from unimq_bench import notation
 from unimq_bench.markup import shown
 from unimq_bench.results import Accounting, Counters, Run
 from unimq_bench.sections.pieces import numbers, pill, swatch, table
-from unimq_bench.view import View, point_label, valid
+from unimq_bench.view import View, point_label, reasons, valid
 
 
 def _by_row(view: View) -> Iterator[tuple[str, str, list[Run]]]:
@@ -153,16 +153,18 @@ def invalid(view: View) -> Iterator[str]:
     broken = [run for run in view.result.runs if run.invalid]
     if broken:
         yield '<section><h2 id="invalid">Invalid runs</h2>'
-        yield "<p>Their data is kept in this page; no figure, curve or ranking uses it.</p>"
-        found: dict[tuple[str, str, str, str], int] = {}
-        for run in broken:
-            for reason in run.invalid:
-                key = (run.workload, run.row, point_label(run.point), reason)
-                found[key] = found.get(key, 0) + 1
+        yield (
+            "<p>Their data is kept in this page; no curve, bar or ranking uses it. Of reasons that differ only in their"
+            " figures, the first is shown.</p>"
+        )
         body = (
-            f'<tr><th scope="row">{swatch(view, row)}{shown(row)}</th><td>{shown(workload)}</td><td>{shown(at)}</td>'
-            f'<td class="n">{number}</td><td>{shown(reason)}</td></tr>'
-            for (workload, row, at, reason), number in found.items()
+            f'<tr><th scope="row">{swatch(view, name)}{shown(name)}</th><td>{shown(workload)}</td>'
+            f'<td>{shown(point_label(point))}</td><td class="n">{len(bad)} of {len(runs)}</td>'
+            f'<td class="remark">{"<br>".join(shown(reason) for reason in reasons(bad))}</td></tr>'
+            for workload in view.workloads
+            for name in dict.fromkeys(run.row for run in broken)
+            for point in view.points(workload)
+            if (runs := view.runs(name, workload, point)) and (bad := [run for run in runs if run.invalid])
         )
         yield from table(("Row", "Workload", "At", "Runs#", "Why"), body)
         yield "</section>"

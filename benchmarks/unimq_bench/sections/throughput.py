@@ -242,7 +242,7 @@ def _figures_table(
                 f'<tr class="{"apart" if told else ""}"><th scope="row">{swatch(view, row.name)}{shown(row.name)}</th>'
                 + (f"<td>{shown(point_label(point, names))}</td>" if names else "")
                 + f'<td>{shown(row.durability or "–")}</td>{cells}<td class="n">{number or "–"}</td>'
-                + f"<td>{shown(prefix + told)}</td></tr>"
+                + f'<td class="remark">{shown(prefix + told)}</td></tr>'
             )
     columns = [
         "Row",
