@@ -136,17 +136,17 @@ class DeadLettersContract(Contract):
     def test_poison_without_a_limit_blocks_nobody(
         self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
     ) -> None:
-        """Also where one message at a time is taken, it does not come again before everything else had its turn."""
+        """Also where one message at a time is taken, in whichever order: everything else gets its turn meanwhile."""
         good = numbered(5)
         with broker.producer(queue) as producer, broker.consumer(queue, prefetch=1) as consumer:
             producer.send_many([b"poison", *good])
             acked: list[bytes] = []
-            failures = 0
+            deadline = time.monotonic() + harness.bounds.within
             while len(acked) < len(good):
                 delivery = harness.receive_one(consumer)
                 if delivery.body == b"poison":
-                    failures += 1
-                    assert failures <= 2 * len(good), f"{len(acked)} of {len(good)} came besides the poison"
+                    # No order is promised (O2): it may come many times before the others are there, but not for ever.
+                    assert time.monotonic() < deadline, f"{len(acked)} of {len(good)} came besides the poison"
                     delivery.nack()
                 else:
                     acked.append(delivery.body)
