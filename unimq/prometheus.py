@@ -26,12 +26,12 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ModuleNotFoundError as missing:
-    if (missing.name or "").partition(".")[0] != "prometheus_client":
+except ModuleNotFoundError as _missing:
+    if (_missing.name or "").partition(".")[0] != "prometheus_client":
         raise
     raise MissingDependency(
         "unimq.prometheus needs the library prometheus-client; install it by: pip install 'unimq[prometheus]'"
-    ) from missing
+    ) from _missing
 
 __all__ = ["Prometheus"]
 

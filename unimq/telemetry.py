@@ -33,12 +33,12 @@ try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.propagators.textmap import Getter
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
-except ModuleNotFoundError as missing:
-    if (missing.name or "").partition(".")[0] != "opentelemetry":
+except ModuleNotFoundError as _missing:
+    if (_missing.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise MissingDependency(
         "unimq.telemetry needs the library opentelemetry-api; install it by: pip install 'unimq[otel]'"
-    ) from missing
+    ) from _missing
 
 if TYPE_CHECKING:
     from contextvars import Token
