@@ -13,7 +13,7 @@ from unimq_bench.markup import element, shown
 
 HALF, WHOLE = 600, 1080
 """Widths of charts that stand beside each other and of one that stands alone, in CSS pixels; a page scales both."""
-_LABELS, _WIDE_LABELS = 168, 330
+_LABELS, _WIDE_LABELS = 176, 330
 _FIGURES = 110
 _NAMES_HIGH = 4
 _ROW = 28

@@ -80,6 +80,10 @@ def made_result(*, speed: float = 1.0, spread: float = 0.03, seed: int = 7) -> R
             runs.append(_paced(row, chance, factor))
         runs += [_swept(row, part, chance, factor) for part in (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)]
     runs += [_stalled(OURS), _stalled(RAW)]
+    figures += [
+        _cost(OURS, "cost of the broker's CPU", 0.0031, ranked=True),
+        _cost(SQS, "cost of requests", 0.12, ranked=False),
+    ]
     runs.append(
         Run(
             row=PEER,
@@ -219,6 +223,20 @@ def _figures(row: Row, rate: float, workload: str, point: dict[str, int | float 
             ("publish client CPU", "µs/msg", 8e5 / rate),
         )
     ]
+
+
+def _cost(row: str, metric: str, dollars: float, *, ranked: bool) -> Figure:
+    return Figure(
+        row=row,
+        workload="cost",
+        metric=metric,
+        unit="$ per million",
+        value=dollars,
+        spread="at a price of 2026-06",
+        point={"of": "publish_max", "size": 100},
+        ranked=ranked,
+        why_unranked="" if ranked else "an emulator was asked",
+    )
 
 
 def _ratios(chance: random.Random, speed: float) -> tuple[Ratio, ...]:

@@ -173,6 +173,14 @@ def test_every_chart_has_a_description_and_a_table_in_its_section(html: str) -> 
         assert "<table>" in html.partition(f'<h2 id="{section}">')[2].partition("</section>")[0]
 
 
+def test_costs_are_told_in_dollars_with_the_date_of_the_price(html: str) -> None:
+    section = html.partition('<h2 id="cost">')[2].partition("</section>")[0]
+    assert "$0.12 per million" in section
+    assert "$0.0031 per million" in section
+    assert "at a price of 2026-06; an emulator was asked" in section
+    assert "<h3>cost</h3>" not in html
+
+
 def test_hostile_names_stay_text() -> None:
     row = Row(
         name=HOSTILE,

@@ -68,6 +68,8 @@ def writer(unit: str) -> Callable[[float | None], str]:
         return lambda value: notation.duration(None if value is None else value * nanoseconds)
     if unit == "msg/s":
         return notation.rate
+    if unit.startswith("$"):
+        return lambda value: notation.money(value) + unit.removeprefix("$")
     return lambda value: f"{notation.number(value)} {unit}".strip()
 
 

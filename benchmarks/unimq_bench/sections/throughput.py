@@ -6,6 +6,7 @@ from dataclasses import replace
 from unimq_bench import charts, notation
 from unimq_bench.markup import shown
 from unimq_bench.results import Figure, Ratio
+from unimq_bench.sections.costs import WORKLOAD as COSTS
 from unimq_bench.sections.pieces import (
     bare_table,
     factor_tick,
@@ -99,7 +100,7 @@ def throughput(view: View) -> Iterator[str]:
     workloads = [
         name
         for name in view.workloads
-        if any(_is_speed(each) and each.workload == name for each in view.result.figures)
+        if name != COSTS and any(_is_speed(each) and each.workload == name for each in view.result.figures)
     ]
     if not workloads:
         return
