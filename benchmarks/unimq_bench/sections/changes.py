@@ -132,8 +132,10 @@ def _inner(comparison: Comparison) -> Iterator[str]:
     )
     yield "<section><h2>Changes</h2>"
     changes = ordered(comparison.changes)
-    near = [change for change in changes if _is_near(change)]
-    far = [change for change in changes if not _is_near(change)]
+    # What cannot have a verdict is in the table.
+    drawable = [change for change in changes if _has_interval(change) and change.verdict != "unchanged row"]
+    near = [change for change in drawable if _is_near(change)]
+    far = [change for change in drawable if not _is_near(change)]
     for these, title, ticks in ((near, "After relative to before.", ratio_tick), (far, "By a factor.", factor_tick)):
         if these:
             drawn = [_drawn(change) for change in these]
@@ -153,8 +155,7 @@ def _inner(comparison: Comparison) -> Iterator[str]:
 
 
 def _is_near(change: Change) -> bool:
-    ends = (change.low, change.high) if _has_interval(change) else (change.ratio, change.ratio)
-    return ends[0] > 0.5 and ends[1] < 2
+    return change.low > 0.5 and change.high < 2
 
 
 def _group(change: Change) -> str:
@@ -166,11 +167,10 @@ def _drawn(change: Change) -> charts.Estimate:
         label=f"{change.metric}: {change.verdict}",
         colour=_COLOURS[change.verdict],
         value=change.ratio,
-        low=change.low if _has_interval(change) else None,
-        high=change.high if _has_interval(change) else None,
+        low=change.low,
+        high=change.high,
         floor=(change.floor_low, change.floor_high),
         group=_group(change),
-        hatched=change.verdict == "unchanged row",
     )
 
 
