@@ -127,6 +127,7 @@ DELETIONS = (
 class Run:
     """What the suite made of a copy: the guarantees quoted, and the reason, of each test that failed."""
 
+    folder: Path
     passed: int
     failed: Mapping[str, report.Test]
     output: str
@@ -148,7 +149,7 @@ def copied(folder: Path, deletion: Deletion | None) -> Path:
     return folder
 
 
-def run(folder: Path) -> Run:
+def run(folder: Path, only: str = "not ModelContract") -> Run:
     """Run the suite on the adapter in a folder, in one front; without the random programs, which quote everything."""
     written = folder / "report.json"
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -156,7 +157,7 @@ def run(folder: Path) -> Run:
         [
             *(sys.executable, "-m", "pytest", "-p", PROBE, "-p", "unimq_contract.plugin", "--pyargs", "unimq_contract"),
             *("--unimq-backends", "memory", "--unimq-stress", "0.3", "--unimq-report", str(written)),
-            *("-k", "not asyncio and not ModelContract", "-p", "no:cacheprovider", "-q", "--tb=short"),
+            *("-k", f"not asyncio and ({only})", "-p", "no:cacheprovider", "-q", "--tb=short"),
             *("--timeout", "30"),
         ],
         cwd=ROOT,
@@ -170,7 +171,7 @@ def run(folder: Path) -> Run:
     (backend,) = report.read(written).backends
     failed = {test.id: test for test in backend.tests if test.outcome == "failed"}
     assert (done.returncode == 1) == bool(failed), done.stdout[-3000:]
-    return Run(backend.total.passed, failed, done.stdout[-3000:])
+    return Run(folder, backend.total.passed, failed, done.stdout[-3000:])
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +188,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 def test_the_copy_from_which_nothing_is_deleted_is_green(runs: dict[Deletion | None, Run]) -> None:
     control = runs[None]
-    assert control.failed == {}, control.output
     assert control.passed > 100
+    if control.failed:
+        tests = " or ".join(name.partition("::")[2].partition("[")[0] for name in control.failed)
+        assert run(control.folder, tests).failed == {}, control.output
 
 
 @pytest.mark.parametrize("deletion", DELETIONS, ids=lambda deletion: f"{deletion.guarantee}, {deletion.what}")
@@ -197,7 +200,13 @@ def test_deleting_a_guarantee_turns_its_tests_red_and_no_others(
 ) -> None:
     failed = runs[deletion].failed
     assert failed, f"no test noticed that {deletion.guarantee} was deleted: {deletion.what}"
-    assert {name: test.guarantees for name, test in failed.items() if deletion.guarantee not in test.guarantees} == {}
+    others = {name for name, test in failed.items() if deletion.guarantee not in test.guarantees}
+    if others:
+        # What a deletion breaks it breaks every time; a machine that is too busy for the short limits does not.
+        tests = " or ".join(name.partition("::")[2].partition("[")[0] for name in others)
+        again = run(runs[deletion].folder, tests)
+        others &= {name for name, test in again.failed.items() if deletion.guarantee not in test.guarantees}
+    assert not others, {name: failed[name].reason for name in others}
     by_assertion = [
         name
         for name, test in failed.items()
