@@ -15,7 +15,8 @@ name: pika in a thread, confirms in a window, one ack for a whole batch; for ``s
 ``raw bytes`` is a bare socket, with frames joined and parsed by hand, without threads, ids, headers or bookkeeping.
 
 Every way has a slice in every round, in random order. What counts is the ratio to ``own`` in the same round: the
-machine's other work changes from minute to minute, and figures of different minutes cannot be compared.
+machine's other work changes from minute to minute, and figures of different minutes cannot be compared. The last column
+is the processor time of this process for each message, which other programs disturb less.
 """
 
 # ruff: noqa: T201 - what it prints is its result
@@ -28,7 +29,7 @@ import statistics
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,6 +47,7 @@ WINDOW = 5000
 PREFETCH = 1000
 AT_ONCE = 100
 TIMEOUT = 60.0
+UNIMQ = ("own", "pika")
 
 
 class Bytes:
@@ -288,7 +290,8 @@ def prepare(url: str, work: str, count: int) -> None:
         broker.declare(QUEUE)
         broker.purge(QUEUE)
     if work == "consume":
-        bytes_publish(url, count)
+        # Messages as unimq sends them, with id and time, for every way.
+        unimq_publish("own")(url, count)
 
 
 def check(url: str, work: str, count: int) -> None:
@@ -300,7 +303,7 @@ def check(url: str, work: str, count: int) -> None:
         raise SystemExit(f"FAILED: {ready} messages are in the queue, not {expected}")
 
 
-def show(work: str, figures: dict[str, list[float]]) -> None:
+def show(work: str, figures: dict[str, list[float]], processor: Mapping[str, list[float]]) -> None:
     """Print the medians, and each way's figure over that of `own`: median and middle half of the rounds."""
     unit = "us" if work == "single" else "msg/s"
     for way, mine in figures.items():
@@ -309,6 +312,7 @@ def show(work: str, figures: dict[str, list[float]]) -> None:
         print(
             f"{work:8} {way:10} {statistics.median(mine):10,.0f} {unit:5}"
             f"   own is {middle:.2f} times that ({low:.2f} to {high:.2f})"
+            f"  {statistics.median(processor[way]):7.1f} us"
         )
 
 
@@ -327,14 +331,19 @@ def main() -> None:
         for work in options.work:
             ways = {way: run for way, run in WORKS[work].items() if way == "own" or way in (options.way or [way])}
             figures: defaultdict[str, list[float]] = defaultdict(list)
+            processor: defaultdict[str, list[float]] = defaultdict(list)
             count = options.sends if work == "single" else options.messages
             for _ in range(options.rounds):
                 for way, run in random.sample(list(ways.items()), len(ways)):
                     prepare(url, work, count)
                     gc.collect()
+                    began = time.process_time()
                     figures[way].append(run(url, count))
-                    check(url, work, count)
-            show(work, {way: figures[way] for way in ways})
+                    processor[way].append((time.process_time() - began) / count * 1e6)
+                    if way in UNIMQ or work != "consume":
+                        # Acks of the raw programs may come to nothing: their connection ends before the queue has them.
+                        check(url, work, count)
+            show(work, {way: figures[way] for way in ways}, processor)
 
 
 if __name__ == "__main__":

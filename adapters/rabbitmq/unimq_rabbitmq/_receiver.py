@@ -424,9 +424,13 @@ class RabbitMQReceiver:
         session.settled += len(tags)
         # `multiple` reaches everything below it on the channel, so it may go up to the first unsettled one only (A2).
         first_held = next(iter(session.held), session.last_tag + 1)
-        last_below = max((tag for tag in tags if tag < first_held), default=0)
-        frames = [(last_below, True)] if last_below else []
-        frames += [(tag, False) for tag in tags if tag > first_held]
+        last = max(tags)
+        if last < first_held:
+            frames = [(last, True)]
+        else:
+            last_below = max((tag for tag in tags if tag < first_held), default=0)
+            frames = [(last_below, True)] if last_below else []
+            frames += [(tag, False) for tag in tags if tag > first_held]
         session.commands += len(frames)
         self._framing.ack(session.channel, frames)
         if session.batch:
