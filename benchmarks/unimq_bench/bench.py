@@ -111,7 +111,9 @@ def run(
     except KeyboardInterrupt:
         partial = True
         collection.notes.append("interrupted: what is here is right, but not all")
-    if any(any("the row failed" in reason for reason in run.invalid) for run in collection.runs):
+    # A broker that dies takes rows with it: what was measured before is right, but not all.
+    failures = ("the row failed", "the row could not start", "no send was confirmed")
+    if any(reason.startswith(failures) for run in collection.runs for reason in run.invalid):
         partial = True
     found = Result(
         unimq=version("unimq"),

@@ -23,9 +23,9 @@ def consume(connection: Connection, task: Receiving, progress: Progress, name: s
         if task.deferred:
             _drain(receiver, task, ledger, report, progress)
         else:
-            receiver = _listen(connection, receiver, task, ledger, report, progress)
+            receiver = _listening(connection, receiver, task, ledger, report, progress)
     finally:
-        receiver.close()
+        _close(receiver, report)
     report.received = ledger.received
     report.reordered = ledger.reordered
     report.corrupted = ledger.corrupted
@@ -33,6 +33,14 @@ def consume(connection: Connection, task: Receiving, progress: Progress, name: s
     if task.folder:
         report.files = ledger.write(Path(task.folder), f"receiving-{task.run}-{name}")
     return report
+
+
+def _close(receiver: Receiver, report: Report) -> None:
+    """Close, and tell a failure in the report: what was received is worth knowing all the same."""
+    try:
+        receiver.close()
+    except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
+        report.errors.append(f"closing: {type(error).__name__}: {error}")
 
 
 def _drain(receiver: Receiver, task: Receiving, ledger: Ledger, report: Report, progress: Progress) -> None:
@@ -74,6 +82,23 @@ def _drain(receiver: Receiver, task: Receiving, ledger: Ledger, report: Report, 
     for batch in kept:
         report.largest = max(report.largest, len(batch.bodies))
         ledger.take(batch.bodies, last, timed=False)
+
+
+def _listening(
+    connection: Connection,
+    receiver: Receiver,
+    task: Receiving,
+    ledger: Ledger,
+    report: Report,
+    progress: Progress,
+) -> Receiver:
+    """Listen, and tell a failure in the report: a broker that dies must not take the accounting with it."""
+    try:
+        return _listen(connection, receiver, task, ledger, report, progress)
+    except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
+        report.errors.append(f"receiving: {type(error).__name__}: {error}")
+        report.ended = report.last = time.monotonic_ns()
+        return receiver
 
 
 def _listen(

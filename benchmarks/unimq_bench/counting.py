@@ -115,8 +115,10 @@ class Usage:
         return cpu_seconds(self.clients) - self._client
 
     def broker_cpu(self) -> float | None:
-        """CPU seconds of the broker's processes; `None` if they cannot be seen."""
-        return cpu_seconds(self.brokers) - self._broker if self.brokers else None
+        """CPU seconds of the broker's processes; `None` if they cannot be seen, or one of them has ended."""
+        if not self.brokers or not all((_PROC / str(pid)).exists() for pid in self.brokers):
+            return None
+        return max(0.0, cpu_seconds(self.brokers) - self._broker)
 
     def foreign_cpu(self) -> float:
         """CPU seconds of everything else but this process."""

@@ -33,17 +33,26 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
         cpu = time.process_time()
         # What nobody scheduled begins when it begins, not when the word to start was given.
         report.started = start if task.rate else time.monotonic_ns()
-        if prebuilt is not None:
-            for body in prebuilt:
-                sender.send(body)
-            report.sent = len(prebuilt)
-            progress.sent += report.sent
-        elif task.rate:
-            _by_schedule(sender, maker, task, start, report, progress, blocked, lateness)
-        else:
-            _by_window(sender, maker, task, report.started, report, progress, blocked)
-        report.sending_ended = time.monotonic_ns()
-        failed = sender.flush()
+        try:
+            if prebuilt is not None:
+                for body in prebuilt:
+                    sender.send(body)
+                report.sent = len(prebuilt)
+                progress.sent += report.sent
+            elif task.rate:
+                _by_schedule(sender, maker, task, start, report, progress, blocked, lateness)
+            else:
+                _by_window(sender, maker, task, report.started, report, progress, blocked)
+            report.sending_ended = time.monotonic_ns()
+            failed = sender.flush()
+        except Exception as error:
+            if prebuilt is not None:
+                raise
+            # A broker that dies must not take the accounting with it. Nothing is known of what was sent.
+            report.errors.append(f"sending: {type(error).__name__}: {error}")
+            report.sending_ended = time.monotonic_ns()
+            report.failed = [(maker.producer, number) for number in range(task.first, task.first + report.sent)]
+            failed = ()
         report.ended = time.monotonic_ns()
         report.cpu = time.process_time() - cpu
         report.counted = report.sent
@@ -52,11 +61,19 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
             if head is not None:
                 report.failed.append((head.producer, head.sequence))
     finally:
-        sender.close()
+        _close(sender, report)
     if task.folder:
         files = {"blocked": blocked.tobytes(), "lateness": lateness.tobytes()}
         report.files = write_files(Path(task.folder), f"sending-{task.run}-{task.producer}", files)
     return report
+
+
+def _close(sender: Sender, report: Report) -> None:
+    """Close, and tell a failure in the report: the outcomes are known already, by the flush."""
+    try:
+        sender.close()
+    except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
+        report.errors.append(f"closing: {type(error).__name__}: {error}")
 
 
 def _probing(sender: Sender, maker: Maker) -> Callable[[], None]:

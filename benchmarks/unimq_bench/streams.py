@@ -401,6 +401,8 @@ class _Flow:
         sending = (max(ends) - self.start) / 1e9
         last = max((report.last for report in came), default=self.start)
         receiving = (max(last, self.start + 1) - self.start) / 1e9
+        for error in dict.fromkeys(error for _, report in pairs for error in report.errors):
+            self.invalid.append(f"the row failed: {error}")
         not_taken = sum(report.not_taken for _, report in sent)
         if not_taken:
             self.notes.append(f"{not_taken} messages were not taken: the window stayed full")
