@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pika.spec import Basic, BasicProperties
 from unimq_rabbitmq import _content, _wire
@@ -14,6 +14,8 @@ from unimq_rabbitmq import _content, _wire
 from unimq import InvalidMessage, MessageTooLarge, SendRejected
 from unimq.adapter import Message, Outgoing
 
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be busy."""
 WIDE = _wire.Limits(message=16 * 2**20, frame=131064)
 Make = Callable[..., Outgoing]
 
@@ -80,12 +82,14 @@ def _fields(message: Message) -> list[object]:
     return [*fields, dict(message.headers)]
 
 
+@UNTIMED
 @given(MESSAGES, st.sampled_from([WIDE, _wire.Limits(message=200, frame=190), _wire.Limits(message=10**6, frame=120)]))
 def test_the_same_bytes_or_the_same_refusal(message: Message, limits: _wire.Limits) -> None:
     entry = Outgoing(message, 0.0, 1)
     assert _outcome(_content.encode, entry, limits) == _outcome(_wire.encode, entry, limits)
 
 
+@UNTIMED
 @given(MESSAGES)
 def test_what_was_sent_is_read_as_pika_reads_it(message: Message) -> None:
     raw = _content.encode(Outgoing(message, 0.0, 1), WIDE).header[4 + _content.START :]
@@ -98,6 +102,7 @@ def test_what_was_sent_is_read_as_pika_reads_it(message: Message) -> None:
         assert read[1] == attempt == 1
 
 
+@UNTIMED
 @given(PROPERTIES, st.binary(max_size=10))
 @example(
     BasicProperties(
@@ -113,6 +118,7 @@ def test_of_others_it_reads_nothing_in_another_way(properties: BasicProperties, 
         assert read[1] == attempt
 
 
+@UNTIMED
 @given(st.binary(min_size=2, max_size=60))
 def test_nonsense_is_left_to_pika(raw: bytes) -> None:
     header = b"\x30\xc0" + raw

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pika import exceptions, frame, spec
 from pika.adapters.select_connection import SelectConnection
@@ -22,6 +22,8 @@ from unimq.adapter import Message, Outgoing
 
 from .conftest import StubLink, unconnected
 
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be busy."""
 LIMITS = _wire.Limits(message=16 * 2**20, frame=131064)
 ROUTE = Route("", "q", mandatory=True)
 
@@ -121,6 +123,7 @@ def _feed(connection: OwnConnection, data: bytes, cuts: list[int]) -> None:
         begin = end
 
 
+@UNTIMED
 @given(st.lists(PARTS, max_size=12), CUTS)
 def test_all_is_handed_on_in_its_order_however_it_was_cut(parts: list[Part], cuts: list[int]) -> None:
     log = Log(unconnected(bytearray().extend))
@@ -130,6 +133,7 @@ def test_all_is_handed_on_in_its_order_however_it_was_cut(parts: list[Part], cut
     assert log.connection.bytes_received == len(data)
 
 
+@UNTIMED
 @given(CUTS)
 def test_what_is_unusual_is_left_to_pika_whole_and_in_order(cuts: list[int]) -> None:
     usual = _delivery(1, 1, b"usual")
@@ -166,6 +170,18 @@ def test_a_closed_or_cancelled_channel_is_left_to_pika() -> None:
     assert [name for name, _ in log.seen] == ["pika"] * 5
 
 
+def test_a_channel_that_pauses_and_goes_on_is_watched_once() -> None:
+    log = Log(unconnected(bytearray().extend))
+    channel = cast("Any", log.channels[1])
+    for number in range(10):
+        log.connection.leave_deliveries(channel)
+        log.connection.take_deliveries(channel, f"again{number}", log.seen.extend)  # type: ignore[arg-type]
+    assert len(channel.on_close) == 1
+    log.connection._on_data_available(_delivery(1, 1, b"", consumer="again0") + _delivery(1, 2, b"", consumer="again9"))
+    assert [name for name, _ in log.seen[:2]] == ["pika", "pika"]
+    assert cast("Any", log.seen[2]).tag == 2
+
+
 def test_what_no_frame_may_be_is_for_pika_to_complain_of() -> None:
     connection = unconnected(bytearray().extend)
     with pytest.raises(exceptions.InvalidFrameError):
@@ -187,6 +203,7 @@ def _publish(bodies: Sequence[bytes], *, frame_max: int = 131072) -> tuple[OwnCo
     return connection, written
 
 
+@UNTIMED
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([b"x" * 9000, b"y" * 30_000, b"z" * 300_000]), max_size=5))
 def test_pika_reads_what_was_written(bodies: list[bytes]) -> None:
     connection, written = _publish(bodies, frame_max=8192)

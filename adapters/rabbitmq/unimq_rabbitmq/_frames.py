@@ -92,6 +92,8 @@ class OwnConnection(SelectConnection):
         self._consumptions: dict[int, _Consumption] = {}
         """By the number of the channel, as are these; an entry goes when its channel is closed."""
         self._confirmed: dict[int, OnConfirms] = {}
+        self._watched: set[int] = set()
+        """Numbers of the channels whose end will be told."""
         super().__init__(*arguments, **named)
 
     # For this module.
@@ -111,23 +113,29 @@ class OwnConnection(SelectConnection):
 
     def take_confirms(self, channel: Channel, confirmed: OnConfirms) -> None:
         """Call `confirmed` with the confirms on this channel, which are kept from pika."""
-        number = channel.channel_number
-        self._confirmed[number] = confirmed
-        channel.add_on_close_callback(partial(self._forget, self._confirmed, number))
+        self._confirmed[self._watch(channel)] = confirmed
 
     def take_deliveries(self, channel: Channel, consumer_tag: str, received: OnReceived) -> None:
         """Call `received` with what is pushed to this consumer, which is kept from pika."""
         tag = consumer_tag.encode()
-        self._consumptions[channel.channel_number] = _Consumption(bytes((len(tag),)) + tag, received)
-        channel.add_on_close_callback(partial(self._forget, self._consumptions, channel.channel_number))
+        self._consumptions[self._watch(channel)] = _Consumption(bytes((len(tag),)) + tag, received)
 
     def leave_deliveries(self, channel: Channel) -> None:
         """Leave to pika what is pushed on this channel from now on."""
         self._consumptions.pop(channel.channel_number, None)
 
-    @staticmethod
-    def _forget(table: dict[int, Any], number: int, _channel: object, _error: object) -> None:
-        table.pop(number, None)
+    def _watch(self, channel: Channel) -> int:
+        number = channel.channel_number
+        if number not in self._watched:
+            self._watched.add(number)
+            channel.add_on_close_callback(partial(self._forget, number))
+        return number
+
+    def _forget(self, number: int, _channel: object, _error: object) -> None:
+        # Before pika gives the number to another channel.
+        self._watched.discard(number)
+        self._consumptions.pop(number, None)
+        self._confirmed.pop(number, None)
 
     # For pika.
 
