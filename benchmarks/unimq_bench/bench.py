@@ -28,6 +28,7 @@ from unimq_bench.workloads import PROFILES, Parameters, Workload
 
 ALL = "all"
 EVERYWHERE = (MEMORY, *TAPS)
+_COSTS = "unimq_bench.costs"
 _ROOM = 256 * 1024 * 1024
 """Bytes of disk that the times and bodies of one run may need."""
 
@@ -167,8 +168,10 @@ def _checked(request: Request) -> list[Workload]:
             raise UnknownRow(workloads.nearest(library, [*CATALOGUE, "raw"], "row"))
     if request.foreign_cores <= 0:
         raise BadBench(f"the load that others may cause must be more than 0 cores, not {request.foreign_cores:g}")
-    # Told now, not after minutes of measuring.
+    # What is missing is told now, not after minutes of measuring.
     recording.folded([1])
+    if any(workload.kind == "cost" for workload in chosen):
+        importlib.import_module(_COSTS)
     if request.out is not None:
         folder = request.out.parent
         if request.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -245,6 +248,6 @@ def interpreter_of(entry: Entry) -> str:
 
 def costs_of(found: Result) -> Sequence[results.Figure]:
     """Return what a million messages cost, as figures, from what was counted."""
-    costs: Any = importlib.import_module("unimq_bench.costs")
+    costs: Any = importlib.import_module(_COSTS)
     figures: Sequence[results.Figure] = costs.figures(found)
     return figures
