@@ -314,9 +314,8 @@ def kept_up(run: Run, rate: float, seconds: float, slo: float) -> str:
     if counts.failed or counts.lost:
         return f"{counts.failed} sends failed and {counts.lost} messages were lost"
     published = run.slices[0]
-    offered = int(rate * seconds)
     achieved = published.messages / max(published.seconds, seconds)
-    if published.messages < offered or achieved < _KEPT_UP * offered / seconds:
+    if achieved < _KEPT_UP * rate:
         return f"{achieved:.0f} of {rate:.0f} messages per second were sent"
     # A slope and not a level: a broker that works in large batches has a backlog, and no less of a rate.
     growth = slope([(s.t, float(s.backlog)) for s in run.timeline if seconds / 3 <= s.t <= seconds])
@@ -332,9 +331,10 @@ def _sustainable(bench: Bench, workload: Workload, candidate: Candidate, paramet
     if most is None:
         return
     tried: list[Run] = []
+    shape = _shape(parameters, candidate.place)
 
     def accepts(rate: float, purpose: str) -> bool:
-        point: Point = {"rate": round(rate, 1), "size": parameters.size, "purpose": purpose}
+        point: Point = {"rate": round(rate, 1), "size": parameters.size, **shape, "purpose": purpose}
         run = _run(bench, workload, candidate, _stream_of(parameters, candidate, rate=rate), point)
         if run is None:
             return False
@@ -364,6 +364,18 @@ def _sustainable(bench: Bench, workload: Workload, candidate: Candidate, paramet
         return
     bench.collection.figure(last, "sustainable rate", "msg/s", low, low=low, high=high, spread_="kept up, not kept up")
     accepts(low * _QUIET_SHARE, "80 % of the sustainable rate")
+
+
+def _shape(parameters: Parameters, place: Place) -> Point:
+    """Return how many there are of what there may be several of."""
+    partitions = parameters.partitions if place.backend == "kafka" else 0
+    counts = {
+        "producers": parameters.producers,
+        "consumers": parameters.consumers,
+        "queues": parameters.queues,
+        "partitions": partitions,
+    }
+    return {name: count for name, count in counts.items() if count > 1}
 
 
 def _fan(bench: Bench, workload: Workload, candidate: Candidate, parameters: Parameters) -> None:
