@@ -100,6 +100,8 @@ class Bar:
     group: str = ""
     hatched: bool = False
     reason: str = ""
+    spread: str = "95 % interval"
+    """What its whiskers are."""
 
 
 def bars(shown_bars: Sequence[Bar], write: Callable[[float | None], str], *, about: str) -> str:
@@ -118,7 +120,7 @@ def bars(shown_bars: Sequence[Bar], write: Callable[[float | None], str], *, abo
         end = scale.at(bar.value)
         told = f"{bar.label}: {write(bar.value)}"
         if bar.low is not None and bar.high is not None:
-            told += f", 95 % interval {write(bar.low)} to {write(bar.high)}"
+            told += f", {bar.spread}: {write(bar.low)} to {write(bar.high)}"
         colour = f"fill {bar.colour}"
         shape = {"x": scale.start, "y": top + 6, "width": max(end - scale.start, 1), "height": _ROW - 12, "rx": 2}
         inner = element("rect", **shape, class_=colour)

@@ -1,7 +1,7 @@
 """A result as its readers ask for it: which rows stand together, what they are called, which runs count."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from unimq_bench import notation
@@ -11,7 +11,7 @@ Point = dict[str, int | float | str]
 Key = tuple[tuple[str, int | float | str], ...]
 """A point as something to look up by."""
 
-_FIGURES = re.compile(r"\d+(?:[.,]\d+)*")
+_FIGURES = re.compile(r"[+-]?\d+(?:[.,]\d+)*")
 _OURS = "c0"
 _RAW = ("c1", "c2")
 _PEERS = ("c3", "c4", "c5", "c6", "c7")
@@ -119,12 +119,25 @@ def valid(runs: Iterable[Run]) -> list[Run]:
 
 
 def reasons(runs: Iterable[Run]) -> list[str]:
-    """Return why runs are invalid, each reason once: of those that differ in their figures alone, the first."""
+    """Return why runs are invalid, each reason once."""
+    return told_once(reason for run in runs for reason in run.invalid)
+
+
+def told_once(texts: Iterable[str]) -> list[str]:
+    """Return each text once: of those that differ in their figures alone, the first."""
     found: dict[str, str] = {}
-    for run in runs:
-        for reason in run.invalid:
-            found.setdefault(_FIGURES.sub("#", reason), reason)
+    for text in texts:
+        found.setdefault(_FIGURES.sub("#", text), text)
     return list(found.values())
+
+
+def invalidity(runs: Sequence[Run]) -> str:
+    """Return why figures made of these runs are no figures; empty if all of them are valid."""
+    broken = [run for run in runs if run.invalid]
+    if not broken:
+        return ""
+    share = f"{len(broken)} of {len(runs)} runs " if len(broken) < len(runs) else ""
+    return f"{share}invalid: {'; '.join(reasons(broken))}"
 
 
 def varying(points: Iterable[Mapping[str, int | float | str]]) -> list[str]:

@@ -138,6 +138,20 @@ def test_invalid_runs_have_their_reason_instead_of_a_number(made: Result) -> Non
     assert "k/s" not in ours
 
 
+def test_figures_of_which_some_runs_are_invalid_are_not_shown_either(made: Result) -> None:
+    runs = tuple(
+        msgspec.structs.replace(run, invalid=(f"late by {run.process} ms",))
+        if (run.row, run.workload) == (OURS, "publish_max") and run.process < 2
+        else run
+        for run in made.runs
+    )
+    html = page.page(msgspec.structs.replace(made, runs=runs))
+    throughput = html.partition('<h2 id="throughput">')[2].partition("<h3>size_sweep")[0]
+    # Reasons that differ in their figures alone are one.
+    assert "2 of 8 runs invalid: late by 0 ms<" in throughput
+    assert "unimq: 26.4 k/s" not in throughput
+
+
 def test_invalid_latencies_are_in_no_curve(made: Result) -> None:
     runs = tuple(
         msgspec.structs.replace(run, invalid=("too few batches",)) if run.workload == "e2e_low" else run

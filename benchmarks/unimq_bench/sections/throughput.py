@@ -21,7 +21,7 @@ from unimq_bench.sections.pieces import (
     with_interval,
     writer,
 )
-from unimq_bench.view import Point, View, key_of, point_label, reasons, valid, varying
+from unimq_bench.view import Point, View, invalidity, key_of, point_label, told_once, varying
 
 _DRAWN = 2
 """How many metrics of a workload are drawn; the table has all."""
@@ -49,7 +49,17 @@ def overhead(view: View) -> Iterator[str]:
             ticks = ratio_tick if these is near else factor_tick
             chart = charts.estimates(drawn, ratio_written, ticks, about=about, axis=axis)
             yield figure(chart, title, "Left is better.")
-    columns = ("Rows", "Of", "Median#", "95 %, bootstrap#", "95 %, t#", "Noise floor#", "Processes × pairs#", "Verdict")
+    columns = (
+        "Rows",
+        "Of",
+        "Median#",
+        "95 %, bootstrap#",
+        "95 %, t#",
+        "Noise floor#",
+        "Processes#",
+        "Pairs#",
+        "Verdict",
+    )
     body: list[str] = []
     before = None
     for ratio in ratios:
@@ -58,7 +68,8 @@ def overhead(view: View) -> Iterator[str]:
             f"{ratio_written(ratio.low)} … {ratio_written(ratio.high)}",
             f"{ratio_written(ratio.t_low)} … {ratio_written(ratio.t_high)}",
             f"{ratio_written(ratio.floor_low)} … {ratio_written(ratio.floor_high)}",
-            f"{ratio.processes} × {ratio.pairs}",
+            str(ratio.processes),
+            str(ratio.pairs),
         ]
         why = f"<br><small>{shown(ratio.why)}</small>" if ratio.why else ""
         if row.backend != before:
@@ -71,7 +82,7 @@ def overhead(view: View) -> Iterator[str]:
             f"<td>{shown(ratio.metric)}</td>"
             f'<td class="n"><strong>{shown(ratio_written(ratio.median))}</strong></td>'
             + "".join(f'<td class="n">{shown(each)}</td>' for each in told)
-            + f"<td>{verdict(ratio)}{why}</td></tr>"
+            + f'<td class="verdict">{verdict(ratio)}{why}</td></tr>'
         )
     yield from table(columns, body)
     yield "</section>"
@@ -106,8 +117,8 @@ def throughput(view: View) -> Iterator[str]:
         return
     yield '<section><h2 id="throughput">Throughput</h2>'
     yield (
-        "<p>Whiskers are intervals; two rows closer than theirs are not apart. Hatched rows are emulated or were run in"
-        " another way, and are not ranked. Absolute rates belong to this machine and this hour: compare rows within"
+        "<p>Whiskers tell the spread; two rows closer than theirs are not apart. Hatched rows are emulated or were run"
+        " in another way, and are not ranked. Absolute rates belong to this machine and this hour: compare rows within"
         " the page, never with another page.</p>"
     )
     for workload in workloads:
@@ -178,17 +189,20 @@ def _bars(view: View, workload: str, backend: str, figures: Sequence[Figure], po
             )
             here = [each for each in figures if each.row == row.name and key_of(each.point) == key_of(point)]
             runs = view.runs(row.name, workload, point)
-            if runs and not valid(runs):
-                reason = "invalid: " + "; ".join(reasons(runs))
+            if reason := invalidity(runs):
                 found.append(((index, True, 0.0), replace(bar, reason=reason)))
             elif here:
                 value, hatched = here[0].value, bool(row.emulated) or not here[0].ranked
-                drawn = replace(bar, value=value, low=here[0].low, high=here[0].high, hatched=hatched)
+                drawn = replace(
+                    bar, value=value, low=here[0].low, high=here[0].high, spread=here[0].spread, hatched=hatched
+                )
                 found.append(((index, hatched, -value if more_is_better else value), drawn))
     if not found:
         return ""
     found.sort(key=lambda pair: pair[0])
     better = "More is better." if more_is_better else "Less is better."
+    spreads = dict.fromkeys(bar.spread for _, bar in found if bar.low is not None and bar.spread)
+    better += f" Whiskers: {' or '.join(spreads)}." if spreads else ""
     chart = charts.bars([bar for _, bar in found], writer(unit), about=f"{metric} in {workload} on {backend}")
     return figure(chart, f"{view.heading(backend)}: {metric}{per_message(unit)}.", better)
 
@@ -199,7 +213,7 @@ def _curves(view: View, workload: str, figures: Sequence[Figure], swept: str) ->
         lines: list[charts.Line] = []
         for row in view.result.rows:
             these = [each for each in figures if each.row == row.name and row.backend == backend]
-            these = [each for each in these if valid(view.runs(row.name, workload, each.point)) or each.ranked]
+            these = [each for each in these if not invalidity(view.runs(row.name, workload, each.point))]
             points = sorted((float(each.point[swept]), each.value) for each in these)
             if points:
                 dashed = bool(row.emulated) or any(not each.ranked for each in these)
@@ -230,20 +244,19 @@ def _figures_table(
             runs = view.runs(row.name, workload, point)
             if not these and not runs:
                 continue
-            broken = bool(runs) and not valid(runs)
+            broken = invalidity(runs)
             cells = "".join(
                 f'<td class="n">{"–" if broken or metric not in these else with_interval(these[metric])}</td>'
                 for metric, _ in metrics
             )
             why = [each.why_unranked for each in these.values() if not each.ranked and each.why_unranked]
-            told = "; ".join(dict.fromkeys(reasons(runs) if broken else why))
-            prefix = "invalid: " if broken else "not ranked: " if told else ""
+            told = broken or "; ".join(["not ranked", *told_once(why)] if why else [])
             number = max((each.samples for each in these.values()), default=0)
             body.append(
                 f'<tr class="{"apart" if told else ""}"><th scope="row">{swatch(view, row.name)}{shown(row.name)}</th>'
                 + (f"<td>{shown(point_label(point, names))}</td>" if names else "")
                 + f'<td>{shown(row.durability or "–")}</td>{cells}<td class="n">{number or "–"}</td>'
-                + f'<td class="remark">{shown(prefix + told)}</td></tr>'
+                + f'<td class="remark">{shown(told)}</td></tr>'
             )
     columns = [
         "Row",
