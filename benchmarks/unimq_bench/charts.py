@@ -303,7 +303,7 @@ def lines(
     `marks` are vertical lines; not `named` where a chart above has told their names.
     """
     strip = 15.0 * min(len(marks), _NAMES_HIGH) if named else 0.0
-    left, top, right, bottom = 66.0, 24.0 + strip, HALF - 16.0, height + strip - (38.0 if across.name else 30.0)
+    left, top, right, bottom = 66.0, 24.0 + strip, HALF - 28.0, height + strip - (38.0 if across.name else 30.0)
     horizontal = _axis_scale(across, [x for curve in curves for x, _ in curve.points], left, right)
     heights = [y for curve in curves for _, y in curve.points]
     vertical = _axis_scale(up, [*heights, *(level for level, _ in levels)], bottom, top)
