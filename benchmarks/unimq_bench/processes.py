@@ -130,6 +130,11 @@ class Role:
             raise error
         return answer["result"]
 
+    def forget(self) -> None:
+        """Drop the answer to the last order: nobody asks for it any more."""
+        with self._crew.changed:
+            self._answer = None
+
     def ask(self, order: str, *, timeout: float = _ANSWER_WITHIN, **fields: object) -> Any:
         """Give an order and wait for its result.
 

@@ -21,6 +21,7 @@ from unimq_bench.tasks import Receiving, Report, Sending, Task
 
 _JOIN_WITHIN = 60.0
 _READY_WITHIN = 60.0
+_END_WITHIN = 10.0
 _QUIET = 0.5
 """Seconds without a delivery after which nothing more is expected once every message has come."""
 _AHEAD = 100_000_000
@@ -209,10 +210,18 @@ class _Flow:
             foreign, lasted = self.usage.foreign_cpu(), time.monotonic_ns() - self.start
             counted = _difference(_counted(hands), before)
             dead = self._dead_letters(first) if self.stream.reject_every else None
+        except BaseException:
+            # Interrupted, or one of them failed: the others come to an end before the queue goes.
+            for hand in hands:
+                hand.role.stop()
+            self.crew.wait_for(lambda: all(hand.role.has_answered for hand in hands), _END_WITHIN)
+            for hand in hands:
+                hand.role.forget()
+            raise
         finally:
             with contextlib.suppress(RoleFailed):
                 for queue in self.queues:
-                    first.ask("remove", queue=queue)
+                    first.ask("remove", timeout=_END_WITHIN, queue=queue)
         run = self._run(workload, point, hands, built, dead, counted, judged=judged)
         return (
             msgspec.structs.replace(
