@@ -78,7 +78,8 @@ def run(
     interpreter: Callable[[Entry], str] | None = None,
     paths: tuple[str, ...] = (),
 ) -> Result:
-    """Measure, and return what was found; after Ctrl-C what was found until then, marked as partial.
+    """Measure, and return what was found; after Ctrl-C what was found until then, marked as partial. SIGTERM writes
+    the same and goes on its way.
 
     Raises:
         BadBench, BadWorkload, UnknownRow, ResultError: what was asked for cannot be done; nothing was measured.
@@ -90,6 +91,7 @@ def run(
     seed = random.SystemRandom().getrandbits(32) if request.seed is None else request.seed
     generator = random.Random(seed)
     collection = Collection(request.foreign_cores, generator)
+    ended: BaseException | None = None
     partial = False
     looked = results.Environment()
     try:
@@ -109,8 +111,9 @@ def run(
             bench = measuring.Bench(collection, generator, reporter, paths)
             for step in steps:
                 measuring.measure(bench, step.workload, step.place, step.rows, step.parameters)
-    except KeyboardInterrupt:
-        partial = True
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # The command makes SystemExit of SIGTERM.
+        ended, partial = stopped, True
         collection.notes.append("interrupted: what is here is right, but not all")
     # A broker that dies takes rows with it: what was measured before is right, but not all.
     failures = ("the row failed", "the row could not start", "no send was confirmed")
@@ -135,6 +138,8 @@ def run(
         found = msgspec.structs.replace(found, figures=(*found.figures, *costs_of(found)))
     if request.out is not None:
         results.write(found, request.out)
+    if isinstance(ended, SystemExit):
+        raise ended
     return found
 
 
