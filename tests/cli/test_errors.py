@@ -28,6 +28,13 @@ CASES = [
     (["bench", "e2e_low", "--on", "memory", "--rows", "pika-selct"], 2, "did you mean 'pika-select'?"),
     (["bench", "e2e_low", "--on", "memory", "--rows", "pika-select"], 2, "speaks to none of memory"),
     (["bench", "cost", "--on", "memory"], 2, "cost is made of what other workloads count"),
+    (["bench", "plan", "--rate", "0", "--size", "100", "--backend", "kafka"], 2, "a rate is more than 0"),
+    (
+        ["bench", "plan", "--rate", "1e6", "--size", "0", "--backend", "kafka"],
+        2,
+        "a message for kafka has 1 to 1048576",
+    ),
+    (["bench", "plan", "--rate", "1e6", "--size", "9", "--backend", "redis"], 2, "a plan is for kafka, rabbitmq, sqs"),
     (["bench", "article_table", "--on", "memory"], 2, "is for rabbitmq, kafka, sqs, not for memory"),
     (["bench", "e2e_low", "--on", "rabbit://localhost"], 1, "no adapter for scheme 'rabbit'"),
     (["bench", "e2e_low", "--out", "/no/such/folder/result.json"], 2, "the result cannot be written to"),

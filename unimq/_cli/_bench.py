@@ -30,7 +30,7 @@ def bench(
     """Measure; return 0, 1 if a row lost, changed or invented messages or failed, or 130 after Ctrl-C."""
     benches, workloads, results = _module("bench"), _module("workloads"), _module("results")
     catalogue, targets, recording = _module("rows.catalogue"), _module("targets"), _module("recording")
-    reporting = _module("reporting")
+    reporting, environments = _module("reporting"), _module("rows.environments")
     # Told now, not after minutes of measuring.
     _must_be_writable(html)
     page = _module("page") if html is not None else None
@@ -55,7 +55,7 @@ def bench(
         raise UsageError(str(error)) from error
     except recording.NoHistograms as error:
         raise MissingDependency(str(error)) from error
-    except results.ResultError as error:
+    except (results.ResultError, environments.NoEnvironment) as error:
         return fail(str(error))
     if page is not None and html is not None:
         html.write_text(page.page(result), encoding="utf-8")
@@ -101,6 +101,22 @@ def page(result: Path, html: Path) -> int:
         html.write_text(pages.page(comparing.read(result)), encoding="utf-8")
     except results.ResultError as error:
         return fail(str(error))
+    return 0
+
+
+def plan(*, rate: float, size: int, backend: str, result: Path | None, prices: Path | None, row: str) -> int:
+    """Tell what a rate takes."""
+    results, planning, pricing = _module("results"), _module("planning"), _module("prices")
+    try:
+        found = results.read(result) if result is not None else planning.reference()
+        paid = pricing.read_prices(prices)
+        planned = planning.plan(found, paid, backend=backend, rate=rate, size=size, row=row)
+    except (planning.BadPlan, pricing.BadPrices) as error:
+        raise UsageError(str(error)) from error
+    except results.ResultError as error:
+        return fail(str(error))
+    for line in planning.told(planned, planning.checks(found, backend, row)):
+        write_line(line.encode())
     return 0
 
 

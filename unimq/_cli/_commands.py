@@ -564,6 +564,23 @@ def bench_compare(before: Path, after: Path, *, html: Path | None = None, fail_i
     return _bench.compare(before, after, html=html, fail_if_worse=fail_if_worse)
 
 
+@bench.command(name="plan")
+def bench_plan(
+    *, rate: float, size: int, backend: str, result: Path | None = None, prices: Path | None = None, row: str = "unimq"
+) -> int:
+    """Tell how many machines, partitions, processes and dollars a rate takes, what is assumed, and how the model holds.
+
+    Args:
+        rate: Messages per second.
+        size: Bytes of a message.
+        backend: kafka, rabbitmq or sqs.
+        result: File of `--out` with publish_max and consume_max of this backend; else one that comes with unimq.
+        prices: A price file of your own, in place of the one that comes with unimq.
+        row: Library whose CPU counts.
+    """
+    return _bench.plan(rate=rate, size=size, backend=backend, result=result, prices=prices, row=row)
+
+
 @bench.command(name="page")
 def bench_page(result: Path, html: Path, /) -> int:
     """Write RESULT, a file of `--out`, to HTML as one page that needs nothing else."""
