@@ -9,7 +9,7 @@ from pathlib import Path
 from unimq_bench import charts, notation
 from unimq_bench.markup import embedded, shown
 from unimq_bench.results import Result, ResultError, decoded, encoded
-from unimq_bench.sections import costs, counts, environment, latency, summary, throughput, timelines
+from unimq_bench.sections import claims, costs, counts, environment, latency, summary, throughput, timelines
 from unimq_bench.view import View, view_of
 
 _POLICY = """<meta http-equiv="Content-Security-Policy" \
@@ -18,6 +18,7 @@ _DATA = '<script type="application/json" id="result">'
 _SECTIONS: tuple[Callable[[View], Iterator[str]], ...] = (
     throughput.overhead,
     throughput.throughput,
+    claims.claims,
     latency.latency,
     timelines.timelines,
     counts.accounting,

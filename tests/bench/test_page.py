@@ -195,6 +195,24 @@ def test_costs_are_told_in_dollars_with_the_date_of_the_price(html: str) -> None
     assert "<h3>cost</h3>" not in html
 
 
+def test_claims_stand_beside_what_was_measured_and_what_was_published(made: Result, html: str) -> None:
+    assert "often copied" not in html
+    point: dict[str, int | float | str] = {"size": 100}
+    figures = tuple(
+        Figure(row=row, workload="article_table", metric="sustainable rate", unit="msg/s", value=value, point=point)
+        for row, value in ((OURS, 21_400.0), ("unimq on sqs", 777.0))
+    )
+    section = page.page(msgspec.structs.replace(made, figures=figures)).partition('<h2 id="claims">')[2]
+    section = section.partition("</section>")[0]
+    lines = [line for line in section.splitlines() if line.startswith("<tr>")]
+    (rabbitmq,) = (line for line in lines if '<th scope="row">rabbitmq<' in line)
+    assert "50 000 msg/s" in rabbitmq
+    assert "21.4 k/s" in rabbitmq
+    assert "fsync" in rabbitmq
+    assert "777/s" not in rabbitmq
+    assert "emulated by ministack: not ranked" in next(line for line in lines if "777/s" in line)
+
+
 def test_hostile_names_stay_text() -> None:
     row = Row(
         name=HOSTILE,
