@@ -28,7 +28,7 @@ def latency(view: View) -> Iterator[str]:
     yield (
         "<p>Response time counts from the moment at which a message <em>should</em> have been sent, so that a stall of"
         " the sender is not forgiven (no coordinated omission). Histograms of all valid runs are merged; percentiles"
-        " are never averaged. One with too few messages or too few receives behind it is left out.</p>"
+        " are never averaged. The tables leave out what has too few messages or too few receives behind it.</p>"
     )
     for workload in workloads:
         yield f"<h3>{shown(workload)}</h3>"
@@ -131,7 +131,10 @@ def _knee(view: View, workload: str) -> Iterator[str]:
                 _RESPONSE,
                 about=f"Latency against rate on {backend}",
             )
-            text = "Response time against the offered rate: left of the bend a row keeps up, right of it it queues."
+            text = (
+                "Response time against the offered rate: left of the bend a row keeps up, right of it it queues."
+                " A p99 of too few messages is a point here all the same; the table leaves it out."
+            )
             drawn.append(figure(chart, f"{view.heading(backend)}.", text, above=_legend(lines)))
     yield '<div class="pair">' + "\n".join(drawn) + "</div>"
 
