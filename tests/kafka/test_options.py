@@ -34,16 +34,54 @@ def test_wrong_options_are_named(query: str, named: str) -> None:
         read_options(KafkaAdapter(), parse_url(f"kafka://h?{query}"))
 
 
-def test_credentials() -> None:
-    settings = client_settings(parse_url("kafka://me:sec%40ret@h"), KafkaOptions(sasl_mechanism="SCRAM-SHA-256"))
-    assert settings["security.protocol"] == "SASL_PLAINTEXT"
+@pytest.mark.parametrize(("scheme", "protocol"), [("kafka", "SASL_PLAINTEXT"), ("kafka+ssl", "SASL_SSL")])
+def test_credentials(scheme: str, protocol: str) -> None:
+    options = KafkaOptions(sasl_mechanism="SCRAM-SHA-256", plaintext_password=scheme == "kafka")
+    settings = client_settings(parse_url(f"{scheme}://me:sec%40ret@h"), options)
+    assert settings["security.protocol"] == protocol
     assert settings["sasl.mechanism"] == "SCRAM-SHA-256"
     assert (settings["sasl.username"], settings["sasl.password"]) == ("me", "sec@ret")
 
 
-@pytest.mark.parametrize("url", ["kafka://h/path", "kafka://me@h"])
+def test_a_password_goes_in_plain_text_only_where_that_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"kafka\+ssl://.*plaintext_password=true") as caught:
+        client_settings(parse_url("kafka://me:sec%40ret@h"), KafkaOptions())
+    assert "sec@ret" not in str(caught.value)
+
+
+def test_tls_verifies_certificate_and_host_name() -> None:
+    settings = client_settings(parse_url("kafka+ssl://h"), KafkaOptions(ca_file="/ca.pem", cert_file="/me.pem"))
+    assert settings["security.protocol"] == "SSL"
+    assert settings["enable.ssl.certificate.verification"] is True
+    assert settings["ssl.endpoint.identification.algorithm"] == "https"
+    assert settings["ssl.ca.location"] == "/ca.pem"
+    assert settings["ssl.certificate.location"] == settings["ssl.key.location"] == "/me.pem"
+
+
+def test_files_of_tls_need_tls() -> None:
+    options = KafkaOptions(ca_file="/ca.pem", cert_file="/me.pem", key_file="/key.pem")
+    with pytest.raises(ConfigError, match=r"ca_file, cert_file, key_file needs kafka\+ssl"):
+        client_settings(parse_url("kafka://h"), options)
+
+
+def test_a_key_needs_its_certificate() -> None:
+    with pytest.raises(ConfigError, match="key_file needs cert_file"):
+        client_settings(parse_url("kafka+ssl://h"), KafkaOptions(key_file="/key.pem"))
+
+
+def test_a_missing_file_is_named_by_its_option() -> None:
+    with pytest.raises(ConfigError, match=r"ca_file='/nowhere/ca\.pem'"):
+        KafkaAdapter().connect(parse_url("kafka+ssl://h"), KafkaOptions(ca_file="/nowhere/ca.pem"), timeout=5)
+
+
+def test_a_mistyped_option_of_tls_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'ca_file'"):
+        read_options(KafkaAdapter(), parse_url("kafka+ssl://h?cafile=/ca.pem"))
+
+
+@pytest.mark.parametrize("url", ["kafka://h/path", "kafka://me@h", "kafka+ssl://me@h"])
 def test_malformed_urls(url: str) -> None:
-    with pytest.raises(ConfigError, match="kafka://"):
+    with pytest.raises(ConfigError, match=r"expected kafka(\+ssl)?://"):
         client_settings(parse_url(url), KafkaOptions())
 
 

@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic, Unsupported
+from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
@@ -32,6 +32,7 @@ from unimq_kafka._options import (
     KafkaOptions,
     Settings,
     addresses,
+    check_files,
     client_settings,
     consumer_settings,
     forwarder_settings,
@@ -60,14 +61,15 @@ class Native(NamedTuple):
 
 
 class KafkaAdapter:
-    """``kafka://HOST:PORT,HOST:PORT``."""
+    """``kafka://HOST:PORT,HOST:PORT``, and ``kafka+ssl://`` with TLS."""
 
     schemes: ClassVar[Sequence[str]] = ("kafka", "kafka+ssl")
     options: ClassVar[type[msgspec.Struct]] = KafkaOptions
 
     def connect(self, url: BrokerURL, options: KafkaOptions, *, timeout: float) -> "KafkaDriver":
         """See `unimq.adapter.Adapter.connect`."""
-        settings = _settings_for(url, options)
+        settings = client_settings(url, options)
+        check_files(url, options)
         administration = Administration(settings, addresses(url))
         try:
             broker = administration.connect(timeout)
@@ -79,18 +81,8 @@ class KafkaAdapter:
 
     def offline_capabilities(self, url: BrokerURL, options: KafkaOptions) -> Capabilities:
         """See `unimq.adapter.OfflineAdapter`; the protocol of the groups and the limit of messages are assumed."""
-        _settings_for(url, options)
+        client_settings(url, options)
         return _capabilities(options.group_protocol or "consumer", _DEFAULT_LIMIT)
-
-
-def _settings_for(url: BrokerURL, options: KafkaOptions) -> Settings:
-    if url.scheme != "kafka":
-        raise Unsupported(
-            "TLS on kafka",
-            "this version of unimq makes plain connections only",
-            "kafka:// to a TLS tunnel on this host, or within a network of your own",
-        )
-    return client_settings(url, options)
 
 
 class KafkaDriver:

@@ -1,5 +1,6 @@
-"""The options of a ``kafka://`` URL, and the settings of the client that follow from them."""
+"""The options of a ``kafka://`` or ``kafka+ssl://`` URL, and the settings of the client that follow from them."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ Settings = dict[str, str | int | float | bool]
 
 
 class KafkaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Options of a ``kafka://`` URL. Times are seconds."""
+    """Options of a ``kafka://`` or ``kafka+ssl://`` URL. Times are seconds."""
 
     partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 4
     """Partitions of the topics that are created; so many consumers of a queue get work at the same time (G1)."""
@@ -28,6 +29,14 @@ class KafkaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     the broker's own setting holds."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     """How user and password of the URL are presented."""
+    plaintext_password: bool = False
+    """Whether user and password may be sent over a connection that is not encrypted (``kafka://``)."""
+    ca_file: str = ""
+    """PEM file of the authorities to trust instead of the system's (``kafka+ssl`` only)."""
+    cert_file: str = ""
+    """PEM file of the client's certificate (``kafka+ssl`` only)."""
+    key_file: str = ""
+    """PEM file of its key, without a password, if it is not in ``cert_file`` (``kafka+ssl`` only)."""
     linger: Annotated[float, msgspec.Meta(ge=0, le=900)] = 0.0
     """How long a batch waits to fill up; every confirmed send waits as long. Batches form without it under load."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
@@ -48,11 +57,13 @@ def client_settings(url: BrokerURL, options: KafkaOptions) -> Settings:
     """Return what producer, consumer and administration share.
 
     Raises:
-        ConfigError: the URL has a path, or a user without a password.
+        ConfigError: the URL has a path, or a user without a password; a password or a certificate would be of no use,
+            or go over the wire in plain text without a word that it may.
 
     """
+    scheme = url.scheme
     if url.path:
-        raise ConfigError(f"{url}: kafka:// takes no path; expected kafka://HOST:PORT,HOST:PORT")
+        raise ConfigError(f"{url}: {scheme}:// takes no path; expected {scheme}://HOST:PORT,HOST:PORT")
     settings: Settings = {
         "bootstrap.servers": addresses(url),
         "client.id": "unimq",
@@ -63,15 +74,55 @@ def client_settings(url: BrokerURL, options: KafkaOptions) -> Settings:
         "allow.auto.create.topics": False,
         "reconnect.backoff.max.ms": 2_000,
     }
+    settings |= _tls_settings(url, options)
     if url.user is not None:
         if url.password is None:
-            raise ConfigError(f"{url}: a user needs a password; expected kafka://USER:PASSWORD@HOST:PORT")
+            raise ConfigError(f"{url}: a user needs a password; expected {scheme}://USER:PASSWORD@HOST:PORT")
+        if scheme != "kafka+ssl" and not options.plaintext_password:
+            raise ConfigError(
+                f"{url}: kafka:// is not encrypted, and the password would be sent in plain text; expected kafka+ssl://,"
+                " or the option plaintext_password=true where the network is trusted"
+            )
         settings |= {
-            "security.protocol": "SASL_PLAINTEXT",
+            "security.protocol": "SASL_SSL" if scheme == "kafka+ssl" else "SASL_PLAINTEXT",
             "sasl.mechanism": options.sasl_mechanism,
             "sasl.username": url.user,
             "sasl.password": url.password,
         }
+    return settings
+
+
+def check_files(url: BrokerURL, options: KafkaOptions) -> None:
+    """Raise `ConfigError` for a file that is not there: the client would name it by a setting of its own."""
+    for name, path in _files(options).items():
+        if not Path(path).is_file():
+            raise ConfigError(f"{url}: {name}={path!r} is no file; expected the path of a PEM file")
+
+
+def _files(options: KafkaOptions) -> dict[str, str]:
+    files = {"ca_file": options.ca_file, "cert_file": options.cert_file, "key_file": options.key_file}
+    return {name: path for name, path in files.items() if path}
+
+
+def _tls_settings(url: BrokerURL, options: KafkaOptions) -> Settings:
+    files = _files(options)
+    if url.scheme != "kafka+ssl":
+        if files:
+            raise ConfigError(f"{url}: {', '.join(files)} needs kafka+ssl://, as kafka:// is not encrypted")
+        return {}
+    if options.key_file and not options.cert_file:
+        raise ConfigError(f"{url}: key_file needs cert_file, the certificate that the key is of")
+    settings: Settings = {
+        "security.protocol": "SSL",
+        # The client's defaults; here they are promised (E3).
+        "enable.ssl.certificate.verification": True,
+        "ssl.endpoint.identification.algorithm": "https",
+    }
+    if options.ca_file:
+        settings["ssl.ca.location"] = options.ca_file
+    if options.cert_file:
+        settings["ssl.certificate.location"] = options.cert_file
+        settings["ssl.key.location"] = options.key_file or options.cert_file
     return settings
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .home import brokers_home, install_folder, read_mark
 from .java import fetch_jars, find_java
+from .kafka_security import Security
 from .process import Node, PrivateBroker, free_ports, minimal_environment
 from .tap import BrokerUnavailable, RunningTap, Tap
 from .versions import KAFKA, KAFKA_JAVA, KAFKA_SCALA, SLF4J
@@ -69,8 +70,13 @@ def install() -> str:
     return install_folder(folder_of_jars(), fill)["version"]
 
 
-def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> RunningTap:
-    """Start a private node; returns when groups and producers can use it. ``settings``: lines of server.properties."""
+def start(
+    *, settings: Mapping[str, str] | None = None, security: Security | None = None, timeout: float = TIMEOUT
+) -> RunningTap:
+    """Start a private node; returns when groups and producers can use it.
+
+    ``settings``: lines of server.properties. ``security``: listeners with TLS and accounts besides the plain one.
+    """
     java, java_version = find_java(KAFKA_JAVA, _WHAT)
     if read_mark(folder_of_jars()) is None:
         raise BrokerUnavailable(
@@ -80,10 +86,12 @@ def start(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT
         )
     broker = PrivateBroker(_WHAT, timeout=timeout)
     with broker.starting():
-        return _start(broker, java, java_version, settings or {})
+        return _start(broker, java, java_version, settings or {}, security)
 
 
-def _start(broker: PrivateBroker, java: str, java_version: str, settings: Mapping[str, str]) -> RunningTap:
+def _start(
+    broker: PrivateBroker, java: str, java_version: str, settings: Mapping[str, str], security: Security | None
+) -> RunningTap:
     folder = broker.folder
     port, controller, fault, proxy = free_ports(4)
     lines = {
@@ -92,13 +100,17 @@ def _start(broker: PrivateBroker, java: str, java_version: str, settings: Mappin
         "listeners": f"PLAINTEXT://127.0.0.1:{port},FAULT://127.0.0.1:{fault},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},FAULT://127.0.0.1:{proxy}",
         "log.dirs": str(folder.path / "data"),
-        **settings,
     }
+    if security is not None:
+        lines = security.extend(lines)
+    lines |= settings
     properties = folder.write("server.properties", "".join(f"{k}={v}\n" for k, v in lines.items()))
     env = {**minimal_environment(folder.path), "CLASSPATH": f"{folder_of_jars() / 'libs'}/*"}
     log = folder.path / "output.log"
     tool = [java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *_JAVA]
     formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", _cluster_id(), "-c", str(properties)]
+    if security is not None:
+        formatting += security.format_arguments
     broker.run([*tool, *formatting], env, log)
 
     def ready() -> bool:
