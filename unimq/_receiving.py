@@ -136,11 +136,20 @@ class ConsumerCore:
 
     def lost(self, deliveries: Sequence[Delivery]) -> None:
         """See `unimq.adapter.DeliverySink.lost`."""
+        held = self.held
         for delivery in deliveries:
-            if self.on_settled and delivery in self.held:
-                call_hooks(self.seldom, self.on_settled, delivery, "lost")
+            if delivery not in held:
+                continue
+            # Before the removal, as who comes too late reads it after that.
             delivery.lost = True
-        self.held.difference_update(deliveries)
+            try:
+                held.remove(delivery)
+            except KeyError:
+                # Somebody settles it at this moment, and was first.
+                delivery.lost = False
+                continue
+            if self.on_settled:
+                call_hooks(self.seldom, self.on_settled, delivery, "lost")
 
     def failed(self, error: UnimqError) -> None:
         """See `unimq.adapter.DeliverySink.failed`."""

@@ -95,7 +95,10 @@ class DeliverySink(Settler, Protocol):
         ...
 
     def lost(self, deliveries: Sequence[Delivery]) -> None:
-        """Forget deliveries that the broker will give, or gave, to somebody else (A6)."""
+        """Forget deliveries that the broker will give, or gave, to somebody else (A6).
+
+        Sets `Delivery.lost` of each. One whose mark is not set afterwards was settled before, or is just being settled.
+        """
         ...
 
     def failed(self, error: UnimqError) -> None:

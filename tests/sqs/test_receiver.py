@@ -101,6 +101,8 @@ class Sink:
     def __init__(self) -> None:
         self.delivered: list[Delivery] = []
         self.gone: list[Delivery] = []
+        self.settling: list[Delivery] = []
+        """Those that somebody has begun to settle, and that are not lost therefore."""
         self.error: UnimqError | None = None
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
@@ -108,6 +110,8 @@ class Sink:
 
     def lost(self, deliveries: Sequence[Delivery]) -> None:
         self.gone += deliveries
+        for delivery in deliveries:
+            delivery.lost = delivery not in self.settling
 
     def failed(self, error: UnimqError) -> None:
         self.error = error
@@ -350,6 +354,20 @@ def test_resume_delivers_what_came_in_the_meantime(make: Make) -> None:
     until(lambda: fixture.receiver._unwanted, "no poll ended")
     fixture.receiver.resume()
     assert fixture.sink.delivered[-1].id == "a"
+
+
+def test_close_lets_through_what_is_just_being_settled(make: Make) -> None:
+    fixture = make()
+    first, second = fixture.deliver("a", "b")
+    fixture.sink.settling = [first]
+    closing = threading.Thread(target=fixture.receiver.close, args=(WITHIN,))
+    closing.start()
+    until(lambda: second in fixture.sink.gone, "nothing is settled any more")
+    assert ("b", 0) not in fixture.service.changed, "before that is known, nothing is given back"
+    fixture.receiver.ack([first])
+    closing.join(WITHIN)
+    assert fixture.service.deleted == ["a"]
+    assert fixture.service.changed == [("b", 0)]
 
 
 def test_close_is_bounded_by_a_poll_that_does_not_end(make: Make) -> None:

@@ -600,6 +600,7 @@ class SQSReceiver:
         self._acks.hurry()
         for thread in self._pollers:
             thread.join(max(0.0, polls_until - time.monotonic()))
+        self._end_settling(deadline - CLOSE_RESERVE / 2)
         with self._room:
             surplus, self._unwanted = [message for message, _ in self._unwanted], []
             self._ended = True
@@ -614,6 +615,22 @@ class SQSReceiver:
             self._changed(change, self._closed_error())
         self._keeper.join(max(0.0, deadline - time.monotonic()))
         self._seldom.finish()
+
+    def _end_settling(self, until: float) -> None:
+        """Have the portable layer refuse settlements from now on, and wait for those that it has just let through.
+
+        Else one of them would find its message given back, and nobody would be told that it came to nothing.
+        """
+        with self._room:
+            out = [held.delivery for held in self._held if held.place is Place.OUT]
+        self._sink.lost(out)
+        passing = [delivery for delivery in out if not delivery.lost]
+        with self._room:
+            while any(self._is_held(delivery) for delivery in passing):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                self._room.wait(left)
 
 
 def _held(delivery: Delivery) -> Held:
