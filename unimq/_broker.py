@@ -19,9 +19,8 @@ from unimq._codec import Codec, bound
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
 from unimq._errors import Closed, ConfigError
-from unimq._instruments import Instrument, attached
-from unimq._instruments import checked as checked_for_connection
-from unimq._middleware import Middleware, checked
+from unimq._instruments import Instrument, attached, checked, checked_hooks
+from unimq._middleware import Middleware
 from unimq._policies import demands, require
 from unimq._receiving import ConsumerCore
 from unimq._requests import Requests
@@ -55,7 +54,7 @@ class BrokerCore:
         config: str | os.PathLike[str] | None = None,
     ) -> None:
         self.timeout: float = seconds(timeout, "timeout")
-        given = checked_for_connection(middleware)
+        given = checked(middleware)
         self._config = config
         self.url: BrokerURL
         self.url, place = address_of(url, lambda: self.configuration)
@@ -189,7 +188,7 @@ class BrokerCore:
         codec: Codec[Any] | None = None,
         middleware: Iterable[Middleware] = (),
     ) -> ProducerCore:
-        middleware = (*self.middleware, *checked(middleware))
+        middleware = (*self.middleware, *checked_hooks(middleware))
         codec = None if codec is None else bound(codec, self.capabilities)
         found = self.resolve(target)
         if isinstance(found, Subscription):
@@ -217,7 +216,7 @@ class BrokerCore:
         middleware: Iterable[Middleware] = (),
     ) -> ConsumerCore:
         count(prefetch, "prefetch")
-        middleware = (*self.middleware, *checked(middleware))
+        middleware = (*self.middleware, *checked_hooks(middleware))
         codec = None if codec is None else bound(codec, self.capabilities)
         found = self.resolve(source)
         if isinstance(found, Topic):

@@ -106,6 +106,18 @@ def checked(given: Iterable[object]) -> tuple[Middleware | Instrument, ...]:
     return tuple(found)
 
 
+def checked_hooks(given: Iterable[object]) -> tuple[Middleware, ...]:
+    """Return what was given as middleware of one producer or consumer, or raise `ConfigError` for what is none."""
+    hooks: list[Middleware] = []
+    for each in checked(given):
+        if not isinstance(each, Middleware):
+            raise ConfigError(
+                f"middleware must be unimq.Middleware, not {type(each).__name__}; telemetry is given to connect()"
+            )
+        hooks.append(each)
+    return tuple(hooks)
+
+
 def attached(given: Iterable[Middleware | Instrument], broker: "BrokerCore") -> tuple[Middleware, ...]:
     """Return the hooks of a connection, in the order in which they were given."""
     view = ConnectionView(broker)

@@ -8,7 +8,7 @@ from typing import Any, Literal, ParamSpec
 
 from unimq._delivery import Delivery
 from unimq._destinations import Seconds, seconds
-from unimq._errors import ConfigError, UnimqError
+from unimq._errors import UnimqError
 from unimq._events import SeldomLog
 from unimq._message import Message
 from unimq._receipt import Receipt
@@ -60,18 +60,6 @@ class Middleware:
     """Gets what a handler of `run` raised; the first answer that is not `None` decides, before the retry policy."""
     settled: Callable[[Delivery[Any], Settlement], None] | None = None
     """Gets each delivery once, when it is settled here or lost, also those that the user never got."""
-
-
-def checked(middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    """Return the middlewares of one producer or consumer as a tuple, or raise `ConfigError` if one is none."""
-    if isinstance(middleware, Middleware):
-        raise ConfigError("middleware must be a sequence of unimq.Middleware; put the one in brackets")
-    found = tuple(middleware)
-    for each in found:
-        if not isinstance(each, Middleware):
-            of_connection = "; telemetry is given to connect()" if hasattr(each, "attach") else ""
-            raise ConfigError(f"middleware must be unimq.Middleware, not {type(each).__name__}{of_connection}")
-    return found
 
 
 def call_hooks(seldom: SeldomLog, hooks: Iterable[Callable[P, object]], *args: P.args, **kwargs: P.kwargs) -> None:

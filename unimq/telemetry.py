@@ -117,7 +117,7 @@ class OpenTelemetry:
     def attach(self, connection: ConnectionView) -> Sequence[Middleware]:
         """See `unimq.Instrument.attach`."""
         broker = broker_of(connection)
-        destinations = _Destinations(*broker)
+        destinations = _destinations(broker)
         hooks: list[Middleware] = []
         if self._tracer is not None:
             hooks.append(_Tracing(self._tracer, destinations).hooks())
@@ -318,7 +318,7 @@ class _Metrics:
             return [Observation(number, _named(*of)) for of, number in self.watched.unconfirmed().items()]
 
         def reconnects(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(number, _Destinations(*of).broker) for of, number in self.watched.reconnects().items()]
+            return [Observation(number, _destinations(of).broker) for of, number in self.watched.reconnects().items()]
 
         meter.create_observable_up_down_counter(
             "unimq.in_flight.messages", [in_flight], "{message}", "Held unsettled by this process."
@@ -350,8 +350,13 @@ class _Metrics:
         return observe
 
 
+@lru_cache(_MOST_DESTINATIONS)
+def _destinations(broker: Broker) -> _Destinations:
+    return _Destinations(*broker)
+
+
 def _named(broker: Broker, name: str) -> Attributes:
-    return _Destinations(*broker).of(name)
+    return _destinations(broker).of(name)
 
 
 class _Recorder:
