@@ -22,7 +22,7 @@ from typing import Literal
 
 from unimq_bench import page as pages
 from unimq_bench.percentiles import BATCHES_NEEDED, NEEDED, merged
-from unimq_bench.results import Ratio, Result, ResultError, Row, Run, decoded
+from unimq_bench.results import Ratio, Result, Row, Run, contents, decoded
 from unimq_bench.statistics import FEWEST_PROCESSES, MARGIN
 from unimq_bench.view import Key, key_of, point_label, valid
 
@@ -105,10 +105,7 @@ def read(path: Path) -> Result:
         ResultError: it cannot be read, or holds no result of this schema.
 
     """
-    try:
-        document = path.read_bytes()
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+    document = contents(path)
     if document.lstrip()[:1] == b"<":
         return pages.data_of(document.decode("utf-8", errors="replace"))
     return decoded(document, named=str(path))

@@ -25,7 +25,7 @@ def consume(connection: Connection, task: Receiving, progress: Progress, name: s
         else:
             receiver = _listening(connection, receiver, task, ledger, report, progress)
     finally:
-        _close(receiver, report)
+        report.close(receiver)
     report.received = ledger.received
     report.reordered = ledger.reordered
     report.corrupted = ledger.corrupted
@@ -33,14 +33,6 @@ def consume(connection: Connection, task: Receiving, progress: Progress, name: s
     if task.folder:
         report.files = ledger.write(Path(task.folder), f"receiving-{task.run}-{name}")
     return report
-
-
-def _close(receiver: Receiver, report: Report) -> None:
-    """Close, and tell a failure in the report: what was received is worth knowing all the same."""
-    try:
-        receiver.close()
-    except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
-        report.errors.append(f"closing: {type(error).__name__}: {error}")
 
 
 def _drain(receiver: Receiver, task: Receiving, ledger: Ledger, report: Report, progress: Progress) -> None:
@@ -96,7 +88,7 @@ def _listening(
     try:
         return _listen(connection, receiver, task, ledger, report, progress)
     except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
-        report.errors.append(f"receiving: {type(error).__name__}: {error}")
+        report.fail("receiving", error)
         report.ended = report.last = time.monotonic_ns()
         return receiver
 

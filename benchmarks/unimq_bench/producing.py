@@ -49,7 +49,7 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
             if prebuilt is not None:
                 raise
             # A broker that dies must not take the accounting with it. Nothing is known of what was sent.
-            report.errors.append(f"sending: {type(error).__name__}: {error}")
+            report.fail("sending", error)
             report.sending_ended = time.monotonic_ns()
             report.failed = [(maker.producer, number) for number in range(task.first, task.first + report.sent)]
             failed = ()
@@ -61,19 +61,11 @@ def produce(connection: Connection, task: Sending, progress: Progress) -> Report
             if head is not None:
                 report.failed.append((head.producer, head.sequence))
     finally:
-        _close(sender, report)
+        report.close(sender)
     if task.folder:
         files = {"blocked": blocked.tobytes(), "lateness": lateness.tobytes()}
         report.files = write_files(Path(task.folder), f"sending-{task.run}-{task.producer}", files)
     return report
-
-
-def _close(sender: Sender, report: Report) -> None:
-    """Close, and tell a failure in the report: the outcomes are known already, by the flush."""
-    try:
-        sender.close()
-    except Exception as error:  # noqa: BLE001 - told by the report, whatever it is
-        report.errors.append(f"closing: {type(error).__name__}: {error}")
 
 
 def _probing(sender: Sender, maker: Maker) -> Callable[[], None]:

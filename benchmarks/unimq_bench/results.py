@@ -297,11 +297,15 @@ def read(path: Path) -> Result:
         ResultError: it cannot be read, or is no result of this schema.
 
     """
+    return decoded(contents(path), named=str(path))
+
+
+def contents(path: Path) -> bytes:
+    """Return what stands in a file, or raise `ResultError`."""
     try:
-        document = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
-    return decoded(document, named=str(path))
 
 
 def write(result: Result, path: Path) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from unimq_bench.rows.protocol import Receiver, Sender
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
@@ -94,6 +96,17 @@ class Report:
     events: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     files: dict[str, str] = field(default_factory=dict[str, str])
     errors: list[str] = field(default_factory=list[str])
+
+    def fail(self, doing: str, error: Exception) -> None:
+        """Tell a failure: it must not take with it what is known already."""
+        self.errors.append(f"{doing}: {type(error).__name__}: {error}")
+
+    def close(self, end: Sender | Receiver) -> None:
+        """Close the sender or receiver of the task, and tell a failure of that."""
+        try:
+            end.close()
+        except Exception as error:  # noqa: BLE001 - told, whatever it is
+            self.fail("closing", error)
 
 
 def task_of(document: dict[str, Any]) -> Task:
