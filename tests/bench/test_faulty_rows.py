@@ -1,11 +1,10 @@
 """The proof that the benchmark can fail: each kind of faulty row is caught, by a run in real processes."""
 
-import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unimq_bench.collection import Collection
 from unimq_bench.measuring import Bench, measure
 from unimq_bench.results import Run
 from unimq_bench.rows.catalogue import CATALOGUE, Entry
@@ -15,24 +14,11 @@ from unimq_bench.workloads import Workload, load
 import unimq
 
 FAULTY = str(Path(__file__).parent / "faulty")
-MACHINE = 1000.0
-"""Cores that others may use: these tests are about rows, and run beside others."""
-
-
-class Unseen:
-    """A reporter whom nobody watches."""
-
-    def step(self, text: str, seconds: float) -> None:
-        pass
-
-    def live(self, text: str, rate: float, p99: float | None) -> None:
-        pass
 
 
 @pytest.fixture
-def bench() -> Bench:
-    generator = random.Random(5)
-    return Bench(Collection(MACHINE, generator), generator, Unseen(), (FAULTY,))
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench(FAULTY)
 
 
 def place(fault: str = "") -> Place:

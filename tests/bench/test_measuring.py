@@ -1,10 +1,9 @@
 """Kinds of workloads: what counts as kept up, what a recovery is, and each kind from start to end in memory."""
 
-import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from unimq_bench.collection import Collection
 from unimq_bench.measuring import Bench, estimate, kept_up, measure
 from unimq_bench.recording import folded
 from unimq_bench.results import Accounting, Run, Sample, Slice
@@ -17,20 +16,9 @@ import unimq
 RATE, SECONDS, SLO = 1000.0, 3.0, 0.1
 
 
-class Unseen:
-    """A reporter whom nobody watches."""
-
-    def step(self, text: str, seconds: float) -> None:
-        pass
-
-    def live(self, text: str, rate: float, p99: float | None) -> None:
-        pass
-
-
 @pytest.fixture
-def bench() -> Bench:
-    generator = random.Random(5)
-    return Bench(Collection(1000.0, generator), generator, Unseen())
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
 
 
 @pytest.fixture

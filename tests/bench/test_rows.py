@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ import unimq_bench
 from unimq_bench.rows.assembled import checked, number_of
 from unimq_bench.rows.catalogue import CATALOGUE
 from unimq_bench.rows.environments import NoEnvironment, interpreter_of
-from unimq_contract.brokers import BrokerUnavailable, start
+from unimq_contract.brokers import RunningTap, start
 
 PACKAGE = Path(unimq_bench.__file__).parent
 ROWS = PACKAGE / "rows"
@@ -102,19 +102,14 @@ def test_options_are_checked() -> None:
 
 
 @pytest.fixture(scope="module")
-def urls() -> Iterator[dict[str, str]]:
+def urls(start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]) -> Iterator[dict[str, str]]:
     """Of brokers that were started so far, by backend."""
     started: dict[str, str] = {"memory": "memory://"}
     running: list[Any] = []
 
     class Urls(dict[str, str]):
         def __missing__(self, backend: str) -> str:
-            try:
-                broker = start(cast("Literal['rabbitmq', 'kafka', 'sqs']", backend))
-            except BrokerUnavailable as error:
-                if "UNIMQ_TAP_LOWEST" in os.environ or "Run: make brokers" not in str(error):
-                    raise
-                pytest.skip(str(error))
+            broker = start_or_skip(lambda: start(cast("Literal['rabbitmq', 'kafka', 'sqs']", backend)))
             running.append(broker)
             self[backend] = broker.tap.url
             return broker.tap.url

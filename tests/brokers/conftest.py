@@ -1,15 +1,13 @@
-"""What the tests of the brokers on tap share: looking at processes, and taking what is installed."""
+"""What the tests of the brokers on tap share: looking at processes, and stopping what was started."""
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from unimq_contract.brokers import BrokerUnavailable, RunningTap
+from unimq_contract.brokers import RunningTap
 
-REQUIRED = "UNIMQ_TAP_LOWEST" in os.environ
 LADDER_SETTINGS = ("UNIMQ_TAP_LOWEST", "UNIMQ_TEST_RABBITMQ_URL", "UNIMQ_TEST_KAFKA_URL", "UNIMQ_TEST_SQS_URL")
 
 
@@ -21,31 +19,12 @@ def bare_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def skip_if_missing() -> Callable[[str], None]:
-    """Skip for an error that says what is not installed, unless CI says that it must be; other errors are failures."""
-
-    def judge(error: str) -> None:
-        if not REQUIRED and "Run: make brokers" in error:
-            pytest.skip(error)
-
-    return judge
-
-
-@pytest.fixture
 def tap_or_skip(
-    bare_ladder: None, skip_if_missing: Callable[[str], None]
+    bare_ladder: None, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
 ) -> Iterator[Callable[[Callable[[], RunningTap]], RunningTap]]:
     """Start a broker and stop it after the test."""
     with contextlib.ExitStack() as started:
-
-        def take(start: Callable[[], RunningTap]) -> RunningTap:
-            try:
-                return started.enter_context(start())
-            except BrokerUnavailable as error:
-                skip_if_missing(str(error))
-                raise
-
-        yield take
+        yield lambda start: started.enter_context(start_or_skip(start))
 
 
 @pytest.fixture

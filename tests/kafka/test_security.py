@@ -31,16 +31,13 @@ def security(tmp_path_factory: pytest.TempPathFactory) -> Security:
 
 
 @pytest.fixture(scope="module")
-def running(security: Security) -> Iterator[RunningTap]:
+def running(
+    security: Security, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
+) -> Iterator[RunningTap]:
     """A broker with these accounts."""
-    try:
-        broker = tap.start(security=security, settings={"super.users": "User:ANONYMOUS;User:all;User:CN=client"})
-    except BrokerUnavailable as missing:
-        pytest.skip(str(missing))
-    try:
+    settings = {"super.users": "User:ANONYMOUS;User:all;User:CN=client"}
+    with start_or_skip(lambda: tap.start(security=security, settings=settings)) as broker:
         yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from unimq_contract.brokers import BrokerUnavailable, sqs
+from unimq_contract.brokers import RunningTap, sqs
 from unimq_sqs import Clients
 
 import unimq
@@ -19,15 +19,11 @@ WITHIN = 20.0
 
 
 @pytest.fixture(scope="module", params=sqs.FLAVOURS)
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
+def url(
+    request: pytest.FixtureRequest, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
+) -> Iterator[str]:
     flavour = sqs.flavour(request.param)
-    try:
-        running = sqs.start(flavour=flavour)
-    except BrokerUnavailable as error:
-        if "UNIMQ_TAP_LOWEST" in os.environ or "Run: make brokers" not in str(error):
-            raise
-        pytest.skip(str(error))
-    with running:
+    with start_or_skip(lambda: sqs.start(flavour=flavour)) as running:
         yield f"{running.tap.url}&wait=1"
 
 

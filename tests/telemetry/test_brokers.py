@@ -2,12 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from unimq_contract.brokers import BrokerUnavailable, start
+from unimq_contract.brokers import RunningTap, start
 from unimq_contract.faults.proxy import FaultProxy
 
 import unimq
@@ -29,24 +28,18 @@ pytestmark = pytest.mark.slow
 MESSAGES = 50
 
 
+Take = Callable[[Callable[[], RunningTap]], RunningTap]
+
+
 @pytest.fixture(params=["rabbitmq", "kafka", "sqs"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield from broker_url(request.param)
+def url(request: pytest.FixtureRequest, start_or_skip: Take) -> Iterator[str]:
+    with start_or_skip(lambda: start(request.param)) as running:
+        yield running.tap.url
 
 
 @pytest.fixture
-def rabbitmq() -> Iterator[str]:
-    yield from broker_url("rabbitmq")
-
-
-def broker_url(backend: Literal["rabbitmq", "kafka", "sqs"]) -> Iterator[str]:
-    try:
-        running = start(backend)
-    except BrokerUnavailable as error:
-        if "UNIMQ_TAP_LOWEST" in os.environ or "Run: make brokers" not in str(error):
-            raise
-        pytest.skip(str(error))
-    with running:
+def rabbitmq(start_or_skip: Take) -> Iterator[str]:
+    with start_or_skip(lambda: start("rabbitmq")) as running:
         yield running.tap.url
 
 
