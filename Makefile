@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which the targets make themselves.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv constraints brokers bench demo test docker-test coverage guarantees mutants lint format typecheck wheel clean
+.PHONY: help venv constraints brokers bench demo test soak docker-test coverage guarantees mutants lint format typecheck wheel clean
 
 BIN := .venv/bin
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.13 venv` chooses another.
@@ -63,6 +63,10 @@ endif
 
 test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
 	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS) $(CONTRACT)
+
+# The long proofs, which `make test` leaves out: faults on clusters and storms with hundreds of thousands of messages.
+soak: venv brokers ## Faults under long loads, judged by their histories: minutes each, one at a time
+	$(BIN)/python -m pytest -n 0 -m soak -o log_cli=true -o log_cli_level=INFO --timeout 1800 $(PYTEST_ARGS)
 
 mutants: venv brokers ## Run each test of the contract on the deliberately broken brokers that it must fail on
 	$(BIN)/python -m pytest -n 6 --tb=no -q -p unimq_contract.plugin -p unimq_contract.mutants --pyargs unimq_contract \
