@@ -61,18 +61,21 @@ def percentile_interval(times: Sequence[int], percent: float) -> tuple[float, fl
 
 
 def cost_per_sample(samples: int = 200_000) -> float:
-    """Return the nanoseconds that recording one time costs on this machine, beyond the loop around it; best of five."""
+    """Return the nanoseconds that recording one time costs on this machine, beyond the loop around it.
+
+    Each loop's best of five counts: what disturbs one of them, in a pair with the other, would be taken for the cost.
+    """
     append = array("q").append
-    best = math.inf
+    recorded = empty = math.inf
     for _ in range(5):
-        start = time.perf_counter_ns()
+        start = time.thread_time_ns()
         for number in range(samples):
             append(number)
-        middle = time.perf_counter_ns()
+        middle = time.thread_time_ns()
         for _number in range(samples):
             pass
-        best = min(best, (2 * middle - start - time.perf_counter_ns()) / samples)
-    return best
+        recorded, empty = min(recorded, middle - start), min(empty, time.thread_time_ns() - middle)
+    return (recorded - empty) / samples
 
 
 def _histogram_class() -> Any:

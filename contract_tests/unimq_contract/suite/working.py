@@ -1,10 +1,11 @@
 """Workers: what `run` makes of a handler's outcome. A3, A5, A8, A10, D1, L1, O1, Q3."""
 
 import asyncio
+import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ def working(
 
     async def handle(delivery: Any) -> object:
         await asyncio.sleep(0)
-        return handler(delivery)
+        result = handler(delivery)
+        return await result if inspect.isawaitable(result) else result
 
     run = Background(lambda: consumer.run(handle if kind == "async" else handler, retry=NOW, signals=False, **options))
     try:
@@ -125,19 +127,36 @@ class WorkContract(Contract):
     ) -> None:
         wanted = numbered(60)
         handled: list[bytes] = []
-        enough = threading.Event()
+        enough, told = threading.Event(), threading.Event()
+        releases: list[Callable[[], object]] = []
         broker = connect()
 
-        def handle(delivery: unimq.Delivery) -> None:
-            if len(handled) >= 20:
-                enough.set()
-            time.sleep(0.002)
+        async def hold() -> None:
+            loop, released = asyncio.get_running_loop(), asyncio.Event()
+            releases.append(lambda: loop.call_soon_threadsafe(released.set))
+            # The one that comes after the others were released has nobody to wait for.
+            if not told.is_set():
+                await asyncio.wait_for(released.wait(), harness.bounds.within)
+
+        def handle(delivery: unimq.Delivery) -> Awaitable[None] | None:
             handled.append(delivery.body)
+            if len(handled) <= 20:
+                return None
+            # However slow the thread is that stops the worker, what it has not begun by then is left.
+            enough.set()
+            if kind == "async":
+                return hold()
+            assert told.wait(harness.bounds.within)
+            return None
 
         with broker.producer(queue) as producer:
             producer.send_many(wanted)
         with broker.consumer(queue) as consumer, working(consumer, handle, kind, harness, concurrency=8):
             assert enough.wait(harness.bounds.within)
+            consumer.stop()
+            told.set()
+            for release in releases:
+                release()
         broker.close()
         other = connect()
         assert len(set(handled)) == len(handled)
