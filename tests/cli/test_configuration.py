@@ -249,13 +249,17 @@ def test_an_apply_that_fails_half_way_says_how_far_it_came(
     assert set(states(command, "apply").values()) == {"there", "made"}
 
 
-def test_a_subscription_with_other_policies_is_found_by_apply(
+def test_a_subscription_with_other_policies_is_told_and_then_nothing_is_made(
     command: Command, file: Path, broker: unimq.Broker
 ) -> None:
     broker.declare(Topic("events", require_subscription=True).subscription("audit", max_deliveries=6))
-    result = command("apply")
-    assert result.code == 1
-    assert "DeclarationConflict" in result.out.decode()
+    for name in ("plan", "apply"):
+        result = command(name)
+        assert result.code == 1
+        assert "max_deliveries is 6, not 5" in " ".join(result.out.decode().split())
+        assert result.err == "error: 1 of 6 destinations cannot be as configured; made: nothing\n"
+    with pytest.raises(unimq.NotFound):
+        broker.stats(Queue("plain"))
 
 
 # The other commands.

@@ -159,10 +159,9 @@ def _look(core: BrokerCore, destination: Destination) -> Step:
     try:
         core.check_policies(destination)
         core.driver.check(destination, timeout=core.timeout)
-        # Declaring an existing queue or topic compares the policies. A subscription might be bound anew by it.
-        if not isinstance(destination, Subscription):
+        if (compared := _compared(core, destination)) is not None:
             dead = isinstance(destination, Queue) and destination.name not in core.configuration.destinations
-            core.driver.declare(destination, as_is=dead, timeout=core.timeout)
+            core.driver.declare(compared, as_is=dead, timeout=core.timeout)
     except Unsupported as error:
         return Step(destination, "unsupported", f"{error.feature}: {error.reason}", error.alternative)
     except NotFound:
@@ -170,6 +169,18 @@ def _look(core: BrokerCore, destination: Destination) -> Step:
     except DeclarationConflict as error:
         return Step(destination, "conflict", str(error))
     return Step(destination, "there")
+
+
+def _compared(core: BrokerCore, destination: Destination) -> Destination | None:
+    """Return what compares its policies with those of an existing destination, and changes nothing, when declared."""
+    if not isinstance(destination, Subscription):
+        return destination
+    # The subscription itself might be bound anew. Where its queue is not one by itself (Kafka), nothing is kept there.
+    try:
+        core.driver.check(destination.queue, timeout=core.timeout)
+    except NotFound:
+        return None
+    return destination.queue
 
 
 def apply(broker: Broker, steps: Sequence[Step]) -> None:
