@@ -19,10 +19,10 @@ _ARTEFACTS = (
     f"org.apache.kafka:kafka-tools:{KAFKA}",
     f"org.slf4j:slf4j-simple:{SLF4J}",
 )
-_WHAT = f"Apache Kafka {KAFKA}"
+WHAT = f"Apache Kafka {KAFKA}"
 # Fewer or no heap options make the start fail on some machines (KAFKA-19890).
 _HEAP = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC")
-_JAVA = ("-XX:-UsePerfData", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+JAVA_OPTIONS = ("-XX:-UsePerfData", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -62,10 +62,10 @@ def folder_of_jars() -> Path:
 
 def install() -> str:
     """Fetch the jars unless they are there; returns the version."""
-    find_java(KAFKA_JAVA, _WHAT)
+    find_java(KAFKA_JAVA, WHAT)
 
     def fill(folder: Path) -> Mapping[str, str]:
-        return {"version": KAFKA, "jars": str(fetch_jars(_ARTEFACTS, folder, _WHAT))}
+        return {"version": KAFKA, "jars": str(fetch_jars(_ARTEFACTS, folder, WHAT))}
 
     return install_folder(folder_of_jars(), fill)["version"]
 
@@ -77,16 +77,52 @@ def start(
 
     ``settings``: lines of server.properties. ``security``: listeners with TLS and accounts besides the plain one.
     """
-    java, java_version = find_java(KAFKA_JAVA, _WHAT)
+    java, java_version = find_installed()
+    broker = PrivateBroker(WHAT, timeout=timeout)
+    with broker.starting():
+        return _start(broker, java, java_version, settings or {}, security)
+
+
+def find_installed() -> tuple[str, str]:
+    """Path and version of Java, if the jars are there.
+
+    Raises:
+        BrokerUnavailable: one of them is missing.
+
+    """
+    found = find_java(KAFKA_JAVA, WHAT)
     if read_mark(folder_of_jars()) is None:
         raise BrokerUnavailable(
-            _WHAT,
+            WHAT,
             f"its jars are not in {folder_of_jars()}",
             "Run: make brokers, or: python -m unimq_contract.brokers install kafka",
         )
-    broker = PrivateBroker(_WHAT, timeout=timeout)
-    with broker.starting():
-        return _start(broker, java, java_version, settings or {}, security)
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What the broker and its tools inherit."""
+    return {**minimal_environment(home), "CLASSPATH": f"{folder_of_jars() / 'libs'}/*"}
+
+
+def tool_command(java: str) -> list[str]:
+    """How a short-lived program of Kafka is started; its class and arguments follow."""
+    return [java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *JAVA_OPTIONS]
+
+
+def properties_text(lines: Mapping[str, str]) -> str:
+    """Return server.properties."""
+    return "".join(f"{name}={value}\n" for name, value in lines.items())
+
+
+def is_ready(port: int) -> bool:
+    """Whether groups and producers can use the broker there.
+
+    The first group of a new broker waits for the offsets topic, the first idempotent producer for its ids. Asking for
+    both here makes the broker create them before the first test measures or times out on it.
+    """
+    at = ("127.0.0.1", port)
+    return kafka_answers(*at) and kafka_group_coordinator_ready(*at) and kafka_producer_ids_ready(*at)
 
 
 def _start(
@@ -104,26 +140,20 @@ def _start(
     if security is not None:
         lines = security.extend(lines)
     lines |= settings
-    properties = folder.write("server.properties", "".join(f"{k}={v}\n" for k, v in lines.items()))
-    env = {**minimal_environment(folder.path), "CLASSPATH": f"{folder_of_jars() / 'libs'}/*"}
+    properties = folder.write("server.properties", properties_text(lines))
+    env = environment(folder.path)
     log = folder.path / "output.log"
-    tool = [java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", *_JAVA]
-    formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", _cluster_id(), "-c", str(properties)]
+    tool = tool_command(java)
+    formatting = ["kafka.tools.StorageTool", "format", "--standalone", "-t", random_cluster_id(), "-c", str(properties)]
     if security is not None:
         formatting += security.format_arguments
     broker.run([*tool, *formatting], env, log)
 
-    def ready() -> bool:
-        # The first group of a new broker waits for the offsets topic, the first idempotent producer for its ids. Asking
-        # for both here makes the broker create them before the first test measures or times out on it.
-        at = ("127.0.0.1", port)
-        return kafka_answers(*at) and kafka_group_coordinator_ready(*at) and kafka_producer_ids_ready(*at)
-
     def command(name: str, arguments: Sequence[str]) -> tuple[Sequence[str], Mapping[str, str]]:
         return [*tool, name, "--bootstrap-server", f"127.0.0.1:{port}", *arguments], env
 
-    argv = [java, *_HEAP, *_JAVA, "kafka.Kafka", str(properties)]
-    broker.launch(Node(name=_WHAT, argv=argv, env=env, log=log, ready=ready))
+    argv = [java, *_HEAP, *JAVA_OPTIONS, "kafka.Kafka", str(properties)]
+    broker.launch(Node(name=WHAT, argv=argv, env=env, log=log, ready=lambda: is_ready(port)))
     broker.provide_tool(command)
     return RunningTap(
         Tap(
@@ -142,7 +172,7 @@ def _start(
     )
 
 
-def _cluster_id() -> str:
+def random_cluster_id() -> str:
     """A random UUID the way Kafka prints it: base64 without padding, never starting like an option."""
     while (text := base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")).startswith("-"):
         pass
