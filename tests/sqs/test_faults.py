@@ -1,0 +1,151 @@
+"""Bad days of SQS, made by a proxy between botocore and an emulator, under load and judged: R1, S1, S2, A1, A3, A5, O1.
+
+Each fault falls on each of the requests that carry messages. Nothing that was confirmed may be lost, nothing comes
+twice without excuse, and no request hides a message for longer than its lease.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pytest
+from unimq_contract.brokers import RunningTap, sqs
+from unimq_contract.faults.sqs import FAULTS, HOT, Request, SQSFaultProxy, Visibility, touches
+from unimq_contract.history import Floors, History, Load, Recording, Rules, Verdict, judge, run
+from unimq_contract.history.events import Sent
+
+import unimq
+
+pytestmark = pytest.mark.slow
+
+WITHIN = 60.0
+LEASE = 2
+WAIT = 1
+
+log = logging.getLogger("unimq.tests")
+
+
+class Watching(Visibility):
+    """Also sees to it that a send that is repeated is stored once in a FIFO queue (S2)."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__(longest)
+        self._stored: dict[str, str] = {}
+
+    def __call__(self, operation: str, asked: Request, answer: Request) -> None:
+        super().__call__(operation, asked, answer)
+        if operation != "SendMessageBatch":
+            return
+        entries = {entry["Id"]: entry for entry in asked["Entries"]}
+        for stored in answer.get("Successful") or ():
+            deduplication = entries[stored["Id"]].get("MessageDeduplicationId")
+            if deduplication is not None:
+                first = self._stored.setdefault(deduplication, stored["MessageId"])
+                if first != stored["MessageId"]:
+                    self.wrong.append(f"one send is stored twice: {first} and {stored['MessageId']}")
+
+
+@dataclass
+class Storm:
+    """A queue behind the proxy, and what happened to it."""
+
+    proxy: SQSFaultProxy
+    history: History
+    watch: Watching
+    url: str
+    queue: unimq.Queue
+
+    def connect(self) -> unimq.Broker:
+        # The timeout is also how long an answer may take: short, so that a slow one is soon too slow.
+        return unimq.connect(self.url, timeout=5.0)
+
+    def sent(self) -> int:
+        return sum(isinstance(event, Sent) for event in self.history.events)
+
+    def rage(self, load: Load, faults: Callable[[], None]) -> Verdict:
+        """Run the load with the faults in its middle, and judge."""
+        run(load, Recording(self.history), self.connect, self.queue, meanwhile=faults)
+        with unimq.connect(self.url) as broker:
+            rules = Rules.of(broker.capabilities, self.queue, floors=FLOORS)
+            assert self.queue.dead_letters is not None
+            broker.delete(self.queue, self.queue.dead_letters)
+        verdict = judge(
+            self.history.events,
+            replace(rules, shadow=LEASE + WAIT + 5.0, tolerance=0.2, resumes_within=WITHIN, settles_within=WITHIN),
+        )
+        verdict.raise_if_broken()
+        assert self.watch.wrong == []
+        assert self.watch.looked_at > 0
+        log.info("%s; requests %s", "; ".join(verdict.counts.lines()), dict(self.proxy.requests))
+        return verdict
+
+
+def storm_on(
+    flavour: str,
+    ordering: Literal["none", "key"],
+    start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap],
+) -> Generator[Storm]:
+    history = History()
+    watch = Watching(longest=LEASE + WAIT)
+    with start_or_skip(lambda: sqs.start(flavour=sqs.flavour(flavour))) as running:
+        parts = urlsplit(running.tap.url)
+        assert parts.port is not None
+        with SQSFaultProxy(("127.0.0.1", parts.port), log=history, watch=watch) as proxy:
+            url = f"{running.tap.url.replace(f':{parts.port}', f':{proxy.port}')}&wait={WAIT}"
+            queue = unimq.Queue(f"q-{os.urandom(4).hex()}", ordering=ordering, lease=LEASE)
+            yield Storm(proxy, history, watch, url, queue)
+
+
+@pytest.fixture(params=["none-ministack", "key-elasticmq"])
+def storm(
+    request: pytest.FixtureRequest, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
+) -> Iterator[Storm]:
+    ordering, _, flavour = request.param.partition("-")
+    yield from storm_on(flavour, ordering, start_or_skip)
+
+
+def each_fault(proxy: SQSFaultProxy) -> Callable[[], None]:
+    """Return what lets each fault take hold of each operation that it can."""
+
+    def rage() -> None:
+        for fault in FAULTS:
+            operations = [operation for operation in HOT if touches(fault, operation)]
+            before = dict(proxy.hits)
+            # Every third request, so that the load goes on, and its repetitions succeed.
+            with proxy.injecting(fault, every=3):
+                for operation in operations:
+                    proxy.wait_for_hits(fault, operation, before.get((fault, operation), 0) + 1, WITHIN)
+
+    return rage
+
+
+LOAD = Load(seed=1, messages=300, rate=60.0, keys=40, nack=0.1, quiet=0.3, patience=2.0 * (LEASE + WAIT), limit=200.0)
+FLOORS = Floors(acks=100, nacks=10, redeliveries=10, out_of_order_acks=5, overlaps=0, faults=dict.fromkeys(FAULTS, 1))
+
+
+@pytest.mark.timeout(300)
+def test_every_fault_under_load(storm: Storm) -> None:
+    storm.rage(LOAD, each_fault(storm.proxy))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("ordering", ["none", "key"])
+@pytest.mark.parametrize("flavour", sqs.FLAVOURS)
+def test_every_fault_over_and_over_under_a_long_load(
+    flavour: str,
+    ordering: Literal["none", "key"],
+    start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap],
+) -> None:
+    load = replace(LOAD, messages=25_000, rate=None, keys=2_000, consumers=4, limit=900.0)
+    with contextlib.contextmanager(storm_on)(flavour, ordering, start_or_skip) as storm:
+
+        def rage() -> None:
+            while storm.sent() < load.messages * 0.9:
+                each_fault(storm.proxy)()
+
+        assert storm.rage(load, rage).counts.sent >= load.messages * 0.9
