@@ -15,14 +15,14 @@ class Assembled:
     """A `unimq_bench.rows.protocol.Connection`; see there for what each function has to do."""
 
     describe: Callable[[], Description]
-    make: Callable[[str], None]
-    delete: Callable[[str], None]
+    make: Callable[[str], object]
+    delete: Callable[[str], object]
     sender: Callable[[str, int], Sender]
     """Of a queue, with a window."""
     receiver: Callable[[str, int], Receiver]
     """Of a queue, with a prefetch."""
     count: Callable[[], Mapping[str, int]] = dict[str, int]
-    release: Callable[[], None] = _nothing
+    release: Callable[[], object] = _nothing
 
     @property
     def description(self) -> Description:

@@ -45,6 +45,18 @@ CATALOGUE = {
         _entry("boto3", "raw", "sqs"),
         # Pinned: a peer's figures are of one version, and an environment is kept as long as its pins.
         _entry("aio-pika", "peer", "rabbitmq", "aio-pika==10.2.1"),
+        _entry("kombu", "peer", "rabbitmq kafka sqs", "kombu[confluentkafka,sqs]==5.7.0"),
+        _entry("faststream", "peer", "rabbitmq kafka", "faststream[confluent,rabbit]==0.7.8"),
+        # It has no means to make and empty queues: the three clients do that beside it.
+        _entry(
+            "mq-bridge",
+            "peer",
+            "memory rabbitmq kafka sqs",
+            "mq-bridge==1.2.0",
+            "pika==1.4.4",
+            "confluent-kafka==2.16.1",
+            "boto3==1.44.8",
+        ),
     )
 }
 

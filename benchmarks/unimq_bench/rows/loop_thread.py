@@ -60,6 +60,33 @@ class LoopThread:
             self.loop.close()
 
 
+class GaplessTags:
+    """Which of a channel's messages one ack of ``multiple`` may cover: those up to the first that is not done.
+
+    Libraries that call back in tasks promise no order, so that the last message that came says nothing of those before.
+    Belongs to one thread.
+    """
+
+    def __init__(self) -> None:
+        self._channel: object = None
+        self._prefix = 0
+        self._done: dict[int, Any] = {}
+
+    def add(self, channel: object, tag: int, message: Any) -> None:
+        """Take a message that is done; another channel than before starts anew."""
+        if channel is not self._channel:
+            self._channel, self._prefix, self._done = channel, 0, {}
+        self._done[tag] = message
+
+    def last(self) -> Any:
+        """Return the message through which all are done, or `None` if it is the same as before."""
+        found = None
+        while self._prefix + 1 in self._done:
+            self._prefix += 1
+            found = self._done.pop(self._prefix)
+        return found
+
+
 class TaskSender:
     """A `unimq_bench.rows.protocol.Sender` of a library whose `publish` is confirmed when it returns.
 

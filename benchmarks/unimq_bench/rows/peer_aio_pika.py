@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from unimq_bench.rows.assembled import Assembled, checked
-from unimq_bench.rows.loop_thread import LoopThread, TaskSender
+from unimq_bench.rows.loop_thread import GaplessTags, LoopThread, TaskSender
 from unimq_bench.rows.protocol import Batch, Connection, Description
 
 _TIMEOUT = 30.0
@@ -28,9 +28,7 @@ class _Receiver:
         self._loop = loop
         self._arrived: SimpleQueue[Any] = SimpleQueue()
         self._connection: Any = None
-        self._channel: Any = None
-        self._prefix = 0
-        self._acked: set[int] = set()
+        self._tags = GaplessTags()
         loop.wait(self._open(url, queue, prefetch))
 
     async def _open(self, url: str, queue: str, prefetch: int) -> None:
@@ -53,17 +51,11 @@ class _Receiver:
         return Batch([message.body for message in messages], messages)
 
     def ack(self, batch: Batch) -> None:
-        # The library calls back in tasks, which promise no order: only a gapless prefix may be acked at once.
         for message in batch.token:
-            if message.channel is not self._channel:
-                self._channel, self._prefix, self._acked = message.channel, 0, set()
-            self._acked.add(message.delivery_tag)
-        before = self._prefix
-        while self._prefix + 1 in self._acked:
-            self._prefix += 1
-            self._acked.discard(self._prefix)
-        if self._prefix > before:
-            self._loop.post(self._channel.basic_ack(self._prefix, multiple=True))
+            self._tags.add(message.channel, message.delivery_tag, message)
+        last = self._tags.last()
+        if last is not None:
+            self._loop.post(last.channel.basic_ack(last.delivery_tag, multiple=True))
 
     def settle(self) -> None:
         # The broker answers after it has read the acks; there is no stronger proof in AMQP 0.9.1.

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 
 from unimq_bench.rows.assembled import Assembled, checked, number_of
+from unimq_bench.rows.batch_threads import Batches
 from unimq_bench.rows.protocol import Batch, Connection, Description, NotTaken
 from unimq_bench.rows.sqs_queues import Queues, body_of, text_of
-from unimq_bench.rows.sqs_threads import Batches
 
 _OPTIONS = {"senders": "8", "pollers": "4", "deleters": "4", "wait": "2"}
 # The validation of parameters and the default user agent cost a quarter of a request's time.

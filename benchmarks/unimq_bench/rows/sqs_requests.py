@@ -16,8 +16,12 @@ class RequestCounter:
         names = ("requests", "billed_requests", "empty_receives", "bytes_sent", "bytes_received")
         self._counts: dict[str, int] = dict.fromkeys(names, 0)
         for client in clients:
-            client.meta.events.register("before-send.sqs", self._sent)
-            client.meta.events.register("after-call.sqs", self._answered)
+            self.watch(client)
+
+    def watch(self, client: Any) -> None:
+        """Count the requests of one more client of boto3."""
+        client.meta.events.register("before-send.sqs", self._sent)
+        client.meta.events.register("after-call.sqs", self._answered)
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts as `protocol.Connection.counters` wants them."""
