@@ -1,5 +1,6 @@
 """The connections that one telemetry watches, and the depth of the queues that it is to show."""
 
+import operator
 import threading
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from unimq._capabilities import Stats
 from unimq._destinations import REPLY_PREFIX, Queue, Source, Subscription
 from unimq._errors import ConfigError, UnimqError
 from unimq._events import SeldomLog
-from unimq._instruments import ConnectionView
+from unimq._instruments import ConnectionView, RequestCount
 
 REPLIES = "(replies)"
 """Stands for all reply queues, each of which has a name that never comes again."""
@@ -52,6 +53,9 @@ class Watched:
         """Reconnects when they were last read: what is closed cannot be asked."""
         self._before: Counter[Broker] = Counter()
         """Reconnects of connections that are closed: a counter must not go back."""
+        self._asked: dict[ConnectionView, Mapping[str, RequestCount]] = {}
+        self._asked_before: dict[tuple[Broker, str], RequestCount] = {}
+        """The same for requests, by action."""
         self._reading = threading.Lock()
         self._depths: dict[Broker, tuple[float, dict[str, Stats]]] = {}
         self._seldom = SeldomLog()
@@ -77,6 +81,16 @@ class Watched:
             for view in views:
                 self._restored[view] = view.reconnects()
                 total[broker_of(view)] += self._restored[view]
+        return total
+
+    def requests(self) -> Mapping[tuple[Broker, str], RequestCount]:
+        """Return what was asked of services that bill requests, by broker and action."""
+        views = self._open()
+        with self._lock:
+            total = dict(self._asked_before)
+            for view in views:
+                self._asked[view] = view.requests()
+                _add(total, broker_of(view), self._asked[view])
         return total
 
     def depths(self) -> Iterator[tuple[Broker, str, Stats]]:
@@ -116,7 +130,16 @@ class Watched:
             for view in [view for view in self._views if not view.is_open]:
                 del self._views[view]
                 self._before[broker_of(view)] += self._restored.pop(view, 0)
+                # What was asked since the last look, if the connection still tells.
+                _add(self._asked_before, broker_of(view), view.requests() or self._asked.get(view, {}))
+                self._asked.pop(view, None)
             return dict(self._views)
+
+
+def _add(total: dict[tuple[Broker, str], RequestCount], broker: Broker, counts: Mapping[str, RequestCount]) -> None:
+    for action, count in counts.items():
+        before = total.get((broker, action), RequestCount())
+        total[broker, action] = RequestCount(*map(operator.add, before, count))
 
 
 def name_of(queue: str | Source) -> str:

@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from unimq._capabilities import Stats
 from unimq._destinations import Source
@@ -12,6 +12,20 @@ from unimq._middleware import Middleware
 
 if TYPE_CHECKING:
     from unimq._broker import BrokerCore
+
+
+class RequestCount(NamedTuple):
+    """What one connection asked of a service by one of its actions."""
+
+    requests: int = 0
+    """Sent, also those that got no answer."""
+    billed: int = 0
+    """Requests that the service bills for them, as far as a client can tell."""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    """Of bodies."""
+    empty: int = 0
+    """Requests for messages that brought none."""
 
 
 class ConnectionView:
@@ -61,6 +75,13 @@ class ConnectionView:
             return 0
         return broker.driver.reconnects
 
+    def requests(self) -> Mapping[str, RequestCount]:
+        """Return, by action, what was asked of a service that bills requests; nothing for a broker of one's own."""
+        broker = self._broker()
+        if broker is None or not isinstance(broker.driver, Requesting):
+            return {}
+        return broker.driver.requests()
+
     def stats(self, source: str | Source) -> Stats:
         """Return the depth of a queue or subscription (T4). Blocks for a round trip to the broker.
 
@@ -82,6 +103,15 @@ class Reconnecting(Protocol):
     @property
     def reconnects(self) -> int:
         """How often a connection was restored after it had been lost (L3)."""
+        ...
+
+
+@runtime_checkable
+class Requesting(Protocol):
+    """A driver of a service that bills requests, which it counts."""
+
+    def requests(self) -> Mapping[str, RequestCount]:
+        """Return the counts since the connection was made, by action."""
         ...
 
 

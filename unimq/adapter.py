@@ -27,7 +27,7 @@ from unimq._delivery import Delivery, Settler
 from unimq._destinations import REPLY_PREFIX, Queue, Source, Subscription, Target, Topic, queue_of
 from unimq._errors import UnimqError
 from unimq._events import SeldomLog
-from unimq._instruments import Reconnecting
+from unimq._instruments import Reconnecting, RequestCount, Requesting
 from unimq._lanes import Lanes
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
@@ -55,6 +55,8 @@ __all__ = [
     "Queue",
     "Receiver",
     "Reconnecting",
+    "RequestCount",
+    "Requesting",
     "SeldomLog",
     "Sender",
     "Source",

@@ -140,7 +140,32 @@ class _Standing(Collector):
         for broker, number in self._watched.reconnects().items():
             reconnects.add_metric(broker, number)
         yield reconnects
+        yield from self._requests()
         yield from self._depths()
+
+    def _requests(self) -> Iterator[Metric]:
+        labels = (*_OF[:2], "action")
+        shown = {
+            "requests": CounterMetricFamily(
+                "unimq_service_requests", "Requests to a service that bills them", labels=labels
+            ),
+            "billed": CounterMetricFamily(
+                "unimq_service_billed_requests", "Requests that it bills for them", labels=labels
+            ),
+            "empty": CounterMetricFamily(
+                "unimq_service_empty_requests", "Requests for messages that brought none", labels=labels
+            ),
+            "bytes_sent": CounterMetricFamily(
+                "unimq_service_sent_bytes", "Bytes of the bodies of requests", labels=labels
+            ),
+            "bytes_received": CounterMetricFamily(
+                "unimq_service_received_bytes", "Bytes of the bodies of answers", labels=labels
+            ),
+        }
+        for (broker, action), count in self._watched.requests().items():
+            for field, family in shown.items():
+                family.add_metric((*broker, action), getattr(count, field))
+        yield from shown.values()
 
     def _depths(self) -> Iterator[Metric]:
         shown = {

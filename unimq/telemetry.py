@@ -329,6 +329,14 @@ class _Metrics:
         meter.create_observable_counter(
             "unimq.reconnects", [reconnects], "{reconnect}", "Connections restored after a loss."
         )
+        for field, name, unit, text in (
+            ("requests", "requests", "{request}", "Requests to a service that bills them."),
+            ("billed", "billed_requests", "{request}", "Requests that it bills for them."),
+            ("empty", "empty_requests", "{request}", "Requests for messages that brought none."),
+            ("bytes_sent", "sent", "By", "Bytes of the bodies of requests."),
+            ("bytes_received", "received", "By", "Bytes of the bodies of answers."),
+        ):
+            meter.create_observable_counter(f"unimq.service.{name}", [self._asked(field)], unit, text)
         for field, unit, text in (
             ("ready", "{message}", "Waiting for a consumer."),
             ("in_flight", "{message}", "Held by any consumer."),
@@ -338,6 +346,15 @@ class _Metrics:
             ("dead_letters", "{message}", "In its dead-letter queue."),
         ):
             meter.create_observable_gauge(f"unimq.queue.{field}", [self._depth(field)], unit, text)
+
+    def _asked(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [
+                Observation(getattr(count, field), {**_destinations(broker).broker, "unimq.action": action})
+                for (broker, action), count in self.watched.requests().items()
+            ]
+
+        return observe
 
     def _depth(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:

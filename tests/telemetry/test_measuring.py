@@ -13,6 +13,7 @@ from unimq import ConnectionView, Delivery, Middleware, Queue, Stats, Topic
 from unimq._depths import FRESH, Watched, broker_of, split_address
 from unimq._measuring import measuring
 from unimq._middleware import Settlement
+from unimq.adapter import RequestCount
 
 URL = "memory://?private=true"
 
@@ -164,8 +165,13 @@ class View:
         self.asked: list[object] = []
         self.failing = False
 
+        self.asked_for: dict[str, RequestCount] = {}
+
     def reconnects(self) -> int:
         return self.restored
+
+    def requests(self) -> dict[str, RequestCount]:
+        return self.asked_for
 
     def stats(self, source: object) -> Stats:
         self.asked.append(source)
@@ -189,6 +195,27 @@ def test_reconnects_never_go_back_when_a_connection_closes() -> None:
     one.is_open = False
     two.restored = 5
     assert seen.reconnects() == {broker: 8}
+
+
+def test_requests_are_added_up_and_never_go_back() -> None:
+    one, two = View(), View()
+    seen = watched((one, ()), (two, ()))
+    broker = ("rabbitmq", "broker:5672")
+    assert seen.requests() == {}
+    one.asked_for = {"send": RequestCount(1, 2, 3, 4, 5)}
+    two.asked_for = {"send": RequestCount(10, 10), "receive": RequestCount(7, empty=6)}
+    assert seen.requests() == {
+        (broker, "send"): RequestCount(11, 12, 3, 4, 5),
+        (broker, "receive"): RequestCount(7, empty=6),
+    }
+    # What one asked between the last look and its end counts if it can still be seen; what the other asked before does.
+    one.asked_for, one.is_open = {"send": RequestCount(2, 2, 3, 4, 5)}, False
+    two.asked_for, two.is_open = {}, False
+    for _ in range(2):
+        assert seen.requests() == {
+            (broker, "send"): RequestCount(12, 12, 3, 4, 5),
+            (broker, "receive"): RequestCount(7, empty=6),
+        }
 
 
 def test_each_queue_of_a_broker_is_asked_once_by_whoever_is_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from unimq import AuthError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
-from unimq.adapter import DeliverySink, OutcomeSink, Source, Target, queue_of
+from unimq.adapter import DeliverySink, OutcomeSink, RequestCount, Source, Target, queue_of
 from unimq_sqs._capabilities import SNS_LIMIT, SQS_LIMIT, capabilities_of
+from unimq_sqs._counting import RequestCounts
 from unimq_sqs._directory import FIFO, Directory, FoundQueue, FoundTopic, name_at_aws
 from unimq_sqs._errors import NATIVE_ERRORS, code_of, translate
+from unimq_sqs._http import FastCalls, RouteFinder, ca_bundle
 from unimq_sqs._options import Settings
 from unimq_sqs._policies import TAG, in_force, to_tag
 from unimq_sqs._receiver import ReceiverSettings, SQSReceiver
@@ -25,10 +29,14 @@ if TYPE_CHECKING:
     from types_boto3_sns import SNSClient
     from types_boto3_sqs import SQSClient
 
+    from unimq_sqs._calls import QueueCalls
+
 RETENTION = 14 * 24 * 3600
 """Seconds that SQS keeps a message at most. For every queue: no other backend forgets after SQS's default of 4 days."""
 MOST_RECEIVES = 1000
 CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 10.0
+POLL_RESERVE = 5.0
+"""Seconds that an answer may take beyond the wait of its long poll."""
 _POOL = 128
 """Connections kept open; more than the request threads of a program usually are."""
 _AFTER_CREATE = 1.0
@@ -50,18 +58,22 @@ class Clients(NamedTuple):
     sns: "SNSClient"
     polls: "SQSClient"
     """Another client of SQS, whose read timeout outlasts a long poll."""
+    requests: Callable[[], Mapping[str, RequestCount]]
+    """Returns what was asked of SQS and SNS until now, by action: ``requests()["SQS.ReceiveMessage"].billed``."""
 
 
-def build_clients(settings: Settings, timeout: float) -> Clients:
+def build_clients(
+    session: botocore.session.Session, settings: Settings, timeout: float
+) -> tuple[Clients, RequestCounts]:
     """Build the clients; no I/O, save that botocore may look for credentials.
 
     They never repeat a request: what may be repeated, and until when, is known above (a repeated receive would strand
     the messages of the first).
     """
-    session = botocore.session.Session(profile=settings.options.profile or None)
+    counts = RequestCounts()
 
     def client(service: str, endpoint: str | None, read_timeout: float) -> Any:
-        return session.create_client(
+        made = session.create_client(
             service,
             region_name=settings.region,
             endpoint_url=endpoint,
@@ -78,13 +90,16 @@ def build_clients(settings: Settings, timeout: float) -> Clients:
                 retries={"mode": "standard", "total_max_attempts": 1},
             ),
         )
+        counts.watch(made, service.upper())
+        return made
 
     short = min(READ_TIMEOUT, timeout)
     return Clients(
         client("sqs", settings.endpoint, short),
         client("sns", settings.sns_endpoint, short),
-        client("sqs", settings.endpoint, settings.options.wait + 5.0),
-    )
+        client("sqs", settings.endpoint, settings.options.wait + POLL_RESERVE),
+        counts.by_action,
+    ), counts
 
 
 class SQSDriver:
@@ -92,9 +107,12 @@ class SQSDriver:
 
     def __init__(self, settings: Settings, timeout: float) -> None:
         try:
-            self.clients = build_clients(settings, timeout)
+            session = botocore.session.Session(profile=settings.options.profile or None)
+            self.clients, counts = build_clients(session, settings, timeout)
         except NATIVE_ERRORS as error:
             raise translate(error, "setting up the clients of AWS") from error
+        self.requests = counts.by_action
+        """See `unimq.adapter.Requesting`."""
         self.options = settings.options
         self.is_emulator = settings.is_emulator
         self.reconnects = 0
@@ -102,8 +120,39 @@ class SQSDriver:
         self._counting = threading.Lock()
         self._directory = Directory(self.clients.sqs, self.clients.sns)
         self._do = self._directory.do
+        finder = RouteFinder(self.clients.sqs) if settings.options.http == "fast" else None
         emulator, has_sns = self._probe()
         self.capabilities = capabilities_of(emulator, has_sns=has_sns)
+        self._fast = None if finder is None else self._open_fast(session, settings, finder, counts, timeout)
+        # They carry the messages; what is rare is asked of the clients.
+        self._calls: QueueCalls = self._fast or self.clients.sqs
+        self._polls: QueueCalls = self._fast or self.clients.polls
+
+    def _open_fast(
+        self,
+        session: botocore.session.Session,
+        settings: Settings,
+        finder: RouteFinder,
+        counts: RequestCounts,
+        timeout: float,
+    ) -> FastCalls:
+        given: Any = (
+            Credentials(settings.access_key, settings.secret_key or "")
+            if settings.access_key is not None
+            # The same object that the clients have, which refreshes what expires.
+            else session.get_credentials()
+        )
+        return FastCalls(
+            self.clients.sqs,
+            lambda: given.get_frozen_credentials() if given is not None else None,
+            finder.route(),
+            counts,
+            authorities=lambda: ca_bundle(session),
+            connections=_POOL,
+            connect_timeout=min(CONNECT_TIMEOUT, timeout),
+            read_timeout=min(READ_TIMEOUT, timeout),
+            poll_timeout=settings.options.wait + POLL_RESERVE,
+        )
 
     def _probe(self) -> tuple[str, bool]:
         """Make sure that somebody takes the credentials (E2); return the emulator's name, and if it has SNS."""
@@ -381,10 +430,10 @@ class SQSDriver:
             )
         else:
             queue = self._directory.queue(target, timeout)
-            sqs = self.clients.sqs
+            calls = self._calls
             destination = Destination(
                 f"queue {target.name!r}",
-                lambda entries: sqs.send_message_batch(QueueUrl=queue.url, Entries=entries),
+                lambda entries: calls.send_message_batch(QueueUrl=queue.url, Entries=entries),
                 self._limit(queue, timeout),
                 is_topic=False,
                 is_fifo=queue.is_fifo,
@@ -415,7 +464,7 @@ class SQSDriver:
             pollers=self.options.pollers,
             is_fifo=found.is_fifo,
         )
-        return SQSReceiver(self.clients.sqs, self.clients.polls, settings, sink, self._count_recovery)
+        return SQSReceiver(self._calls, self._polls, settings, sink, self._count_recovery)
 
     def _count_recovery(self) -> None:
         with self._counting:
@@ -423,8 +472,10 @@ class SQSDriver:
 
     def close(self, timeout: float) -> None:
         """See `unimq.adapter.Driver.close`."""
-        for client in self.clients:
+        for client in (self.clients.sqs, self.clients.sns, self.clients.polls):
             client.close()
+        if self._fast is not None:
+            self._fast.close()
 
 
 def _queue_at_aws(name: str) -> Queue:

@@ -20,7 +20,7 @@ from unimq_sqs._settlements import Settlements
 from unimq_sqs._wire import Received, decode
 
 if TYPE_CHECKING:
-    from types_boto3_sqs import SQSClient
+    from unimq_sqs._calls import QueueCalls
 
 ACK_LINGER = 0.1
 """Seconds that an ack waits for others; a tenth of the requests at 100 acks a second (`settle` does not wait)."""
@@ -65,8 +65,8 @@ class SQSReceiver:
 
     def __init__(
         self,
-        client: "SQSClient",
-        polls: "SQSClient",
+        client: "QueueCalls",
+        polls: "QueueCalls",
         settings: ReceiverSettings,
         sink: DeliverySink,
         recovered: Callable[[], None],
