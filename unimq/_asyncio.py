@@ -32,6 +32,7 @@ from unimq._mailbox import Mailbox
 from unimq._message import Headers, Message, compose
 from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
+from unimq._positions import Position
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore
 from unimq._redrive import Redrive, Redriven
@@ -365,6 +366,10 @@ class AsyncBroker:
         """Delete destinations with their messages; see `Broker.delete`."""
         for destination in destinations:
             await self._loop.in_worker(self._core.delete, destination)
+
+    async def seek(self, source: str | Source, to: Position) -> None:
+        """Let the next consumer begin elsewhere; see `Broker.seek`."""
+        await self._loop.in_worker(self._core.seek, source, to)
 
     async def purge(self, source: str | Source) -> int | None:
         """Drop all waiting messages; see `Broker.purge`."""

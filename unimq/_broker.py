@@ -22,11 +22,13 @@ from unimq._errors import Closed, ConfigError
 from unimq._instruments import Instrument, attached, checked, checked_hooks
 from unimq._middleware import Middleware
 from unimq._policies import demands, require
+from unimq._positions import Position, checked_position
 from unimq._receiving import ConsumerCore
 from unimq._requests import Requests
 from unimq._sending import ProducerCore
 from unimq._url import BrokerURL, is_name, parse_url
 from unimq._waiting import block_until, deadline_after, remaining
+from unimq.adapter import SeekingDriver
 
 if TYPE_CHECKING:
     from unimq._configuration import Configuration
@@ -148,6 +150,14 @@ class BrokerCore:
         self.check_open()
         self.capabilities.require("purge")
         return self.driver.purge(self.named_source(source), timeout=self.timeout)
+
+    def seek(self, source: str | Source, to: Position) -> None:
+        self.check_open()
+        position = checked_position(to)
+        self.capabilities.require("seek")
+        if not isinstance(self.driver, SeekingDriver):
+            raise TypeError(f"the driver of {self.capabilities.backend} claims to seek, and cannot")
+        self.driver.seek(self.named_source(source), position, timeout=self.timeout)
 
     def stats(self, source: str | Source) -> Stats:
         self.check_open()

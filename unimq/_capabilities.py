@@ -48,6 +48,9 @@ def unsupported(reason: str, alternative: str = "") -> Feature:
     return Feature(Support.UNSUPPORTED, reason, alternative)
 
 
+_KEEPS_NOTHING = unsupported("settled messages are not kept", "a Kafka topic, which keeps them for its retention")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What one connection can do. Numbers are bytes or seconds; ``None`` means no limit of the backend's own."""
@@ -92,6 +95,8 @@ class Capabilities:
     """``purge()``."""
     pause: Feature
     """``pause()`` and ``resume()`` of a consumer."""
+    seek: Feature = _KEEPS_NOTHING
+    """``seek()``: a source whose consumers are stopped is read again, or on, from another position."""
 
     attempts_exact: bool
     """``attempt`` survives crashes of consumer and broker (A7)."""

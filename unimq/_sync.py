@@ -24,6 +24,7 @@ from unimq._instruments import Instrument
 from unimq._message import Headers, Message, compose
 from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
+from unimq._positions import Position
 from unimq._receipt import Receipt
 from unimq._receiving import ConsumerCore, confirm
 from unimq._redrive import Redrive, Redriven
@@ -313,6 +314,26 @@ class Broker:
     def purge(self, source: str | Source) -> int | None:
         """Drop all waiting messages; return how many, or `None` where the backend does not say."""
         return self._core.purge(source)
+
+    def seek(self, source: str | Source, to: Position) -> None:
+        """Let the next consumer of a queue or subscription begin elsewhere, whatever was settled before.
+
+        Only while it has no consumers, on any connection. What was acked comes again, at attempt 1; what is skipped
+        does not come at all. Dead letters and delayed messages stay where they are.
+
+        Args:
+            source: the queue or subscription.
+            to: the first message sent then or later; ``"earliest"``, the first one that is kept; ``"now"``, behind the
+                last one; or positions by partition, while partitions that are not named stay where they are.
+
+        Raises:
+            Unsupported: the backend keeps no settled messages; raised before any I/O.
+            ConfigError: a time without time zone, or a partition or position that there is not; nothing was changed.
+            DeclarationConflict: the source has consumers; nothing was changed.
+            NotFound: the source does not exist.
+
+        """
+        self._core.seek(source, to)
 
     def stats(self, source: str | Source) -> Stats:
         """Return the depth of a queue or subscription, as exact as the backend allows (T4)."""

@@ -32,6 +32,7 @@ from unimq._lanes import Lanes
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
 from unimq._outgoing import Outgoing
+from unimq._positions import CheckedPosition
 from unimq._url import BrokerURL
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Adapter",
     "BrokerURL",
     "Capabilities",
+    "CheckedPosition",
     "Delivery",
     "DeliverySink",
     "Driver",
@@ -57,6 +59,7 @@ __all__ = [
     "Reconnecting",
     "RequestCount",
     "Requesting",
+    "SeekingDriver",
     "SeldomLog",
     "Sender",
     "Source",
@@ -230,6 +233,23 @@ class Driver(Protocol):
     def close(self, timeout: float) -> None:
         """Release the connection, its threads and its temporary things (L1, L4). Senders and receivers were closed
         before. Idempotent, bounded by `timeout`.
+        """
+        ...
+
+
+@runtime_checkable
+class SeekingDriver(Driver, Protocol):
+    """A driver that supports `Capabilities.seek`."""
+
+    def seek(self, source: Source, to: CheckedPosition, *, timeout: float) -> None:
+        """Let the next consumer of an existing source begin elsewhere, whatever was settled: at the first message sent
+        at `to` of the wall clock (seconds) or later, at the first one kept, behind the last one, or at these positions
+        of the partitions named, while the others stay.
+
+        Raises:
+            DeclarationConflict: the source has consumers, which alone say where they are; nothing was changed.
+            ConfigError: there is no such partition or position; nothing was changed.
+
         """
         ...
 

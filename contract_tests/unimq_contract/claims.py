@@ -228,6 +228,18 @@ def probe_purge(broker: unimq.Broker, destinations: Destinations, harness: Harne
     harness.is_empty(queue, broker)
 
 
+def probe_seek(broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
+    queue = destinations.queue()
+    with broker.producer(queue) as producer:
+        producer.send_many(numbered(3))
+    with broker.consumer(queue) as consumer:
+        consumer.ack(harness.receive(consumer, 3))
+        consumer.settle()
+    broker.seek(queue, "earliest")
+    with broker.consumer(queue) as consumer:
+        consumer.ack(harness.receive(consumer, 3))
+
+
 def probe_pause(broker: unimq.Broker, destinations: Destinations, harness: Harness) -> None:
     queue = destinations.queue()
     with broker.producer(queue) as producer, broker.consumer(queue) as consumer:

@@ -17,6 +17,7 @@ COMMANDS = [
     "purge",
     "declare",
     "delete",
+    "seek",
     "capabilities",
     "verify",
     "redrive",

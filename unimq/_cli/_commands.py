@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -309,6 +310,27 @@ def purge(*sources: str, subscription: OfTopic = None, yes: Flag = False, url: U
                 write_json({"source": name, "dropped": dropped})
             else:
                 write_line(f"{name}: {'all' if dropped is None else dropped} messages dropped".encode())
+
+
+@app.command
+def seek(source: str, /, *, to: str, subscription: OfTopic = None, yes: Flag = False, url: URL = None) -> None:
+    """Read a source again, or on, from another position; it must have no consumers.
+
+    Args:
+        source: Queue; TOPIC--NAME is a subscription.
+        to: A time such as 2026-01-31T08:00+01:00, earliest or now.
+        yes: Do not ask.
+    """
+    wanted = _source(source, subscription)
+    position: datetime | Literal["earliest", "now"] = "earliest" if to == "earliest" else "now"
+    if to not in {"earliest", "now"}:
+        try:
+            position = datetime.fromisoformat(to)
+        except ValueError:
+            raise UsageError(f"--to {to}: neither earliest nor now, nor a time as 2026-01-31T08:00+01:00") from None
+    _confirm(f"moving {_messages.name_of(wanted)} to {to}", yes=yes)
+    with _connect(url) as broker:
+        broker.seek(wanted, position)
 
 
 @app.command

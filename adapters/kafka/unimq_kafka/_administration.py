@@ -1,5 +1,6 @@
 """Topics and groups: what a declaration creates, and what is known about them."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -223,13 +224,24 @@ class Administration:
             time.sleep(_RETRY)
 
     def offsets(self, name: str, *, end: bool, timeout: float) -> dict[int, int]:
-        """Return the first or the end offset of every partition.
-
-        Metadata names the leader of a new partition before that broker knows that it is the leader, and refuses.
-        """
+        """Return the first or the end offset of every partition."""
         spec = _admin.OffsetSpec.latest() if end else _admin.OffsetSpec.earliest()
+        return self._list_offsets(name, spec, timeout)
+
+    def offsets_at(self, name: str, at: float, timeout: float) -> dict[int, int]:
+        """Return for every partition the first offset with a timestamp of `at` (wall clock, seconds) or later; the end
+        offset if there is none.
+        """
+        # Asked for first, so that a message that comes in between is not skipped.
+        ends = self.offsets(name, end=True, timeout=timeout)
+        spec = _admin.OffsetSpec.for_timestamp(max(0, math.ceil(at * 1000)))
+        found = self._list_offsets(name, spec, timeout)
+        return {partition: offset if offset >= 0 else ends.get(partition, 0) for partition, offset in found.items()}
+
+    def _list_offsets(self, name: str, spec: Any, timeout: float) -> dict[int, int]:
         deadline = time.monotonic() + timeout
         while True:
+            # Metadata names the leader of a new partition before that broker knows that it leads, and refuses.
             wanted = {TopicPartition(name, partition): spec for partition in self.partitions(name, timeout)}
             futures = self._client.list_offsets(wanted, request_timeout=timeout)
             try:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import ClassVar, NamedTuple
 
@@ -11,10 +11,11 @@ import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from unimq import DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq import ConfigError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
+    CheckedPosition,
     DeliverySink,
     OutcomeSink,
     Source,
@@ -202,6 +203,34 @@ class KafkaDriver:
                     receiver.forget_waiting(ends)
         return dropped
 
+    def seek(self, source: Source, to: CheckedPosition, *, timeout: float) -> None:
+        """See `unimq.adapter.SeekingDriver.seek`. Done-maps go with the old commits: everything from there on comes."""
+        group, topic = queue_of(source).name, _topic_of(source)
+        self.check(source, timeout=timeout)
+        if isinstance(to, Mapping):
+            offsets = self._checked_offsets(topic, to, timeout)
+        elif isinstance(to, float):
+            offsets = self._admin.offsets_at(topic, to, timeout)
+        else:
+            offsets = self._admin.offsets(topic, end=to == "now", timeout=timeout)
+        if not self._admin.commit(group, topic, offsets, timeout):
+            raise DeclarationConflict(
+                f"{source.name!r} has consumers (members of group {group!r}), whose commits alone count; close them first"
+            )
+
+    def _checked_offsets(self, topic: str, wanted: Mapping[int, int], timeout: float) -> Mapping[int, int]:
+        first = self._admin.offsets(topic, end=False, timeout=timeout)
+        ends = self._admin.offsets(topic, end=True, timeout=timeout)
+        for partition, offset in wanted.items():
+            if partition not in ends:
+                raise ConfigError(f"topic {topic!r} has no partition {partition}; it has {len(ends)}, from 0 on")
+            if not first[partition] <= offset <= ends[partition]:
+                raise ConfigError(
+                    f"partition {partition} of topic {topic!r} has no offset {offset}; it has those from"
+                    f" {first[partition]} to {ends[partition]}, which is the next one"
+                )
+        return wanted
+
     def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
         group, topic = queue_of(source).name, _topic_of(source)
@@ -356,6 +385,7 @@ def _capabilities(protocol: str, limit: int) -> Capabilities:
         stats=native("ready counts messages in work, too; acks are seen after their commit, 0.2 s later"),
         purge=native("deletes the records of a queue; a subscription without consumers moves to the end"),
         pause=native(),
+        seek=native("while the source has no consumers; as far back as the topic's retention"),
         attempts_exact=False,
         shutdown_counts=False,
         cloudevents="kafka",

@@ -19,6 +19,7 @@ from unimq.adapter import (
     Adapter,
     BrokerURL,
     Capabilities,
+    CheckedPosition,
     Delivery,
     DeliverySink,
     Driver,
@@ -26,6 +27,7 @@ from unimq.adapter import (
     OutcomeSink,
     Outgoing,
     Receiver,
+    SeekingDriver,
     Sender,
     Source,
     Target,
@@ -170,6 +172,10 @@ class FaultyDriver:
 
     def purge(self, source: Source, *, timeout: float) -> int | None:
         return self.real.purge(source, timeout=timeout)
+
+    def seek(self, source: Source, to: CheckedPosition, *, timeout: float) -> None:
+        assert isinstance(self.real, SeekingDriver)
+        self.real.seek(source, to, timeout=timeout)
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
         return self.mutant.stats(self.real, source, timeout)

@@ -52,6 +52,7 @@ class CapabilitiesContract(Contract):
                 "stats": [lambda: broker.stats(queue)],
                 "purge": [lambda: broker.purge(queue)],
                 "pause": [consumer.pause, consumer.resume],
+                "seek": [lambda: broker.seek(queue, "earliest"), lambda: broker.seek(queue, {0: 0})],
             }
             for name, feature in broker.capabilities.features():
                 for call in calls.get(name, []) if not feature else []:
