@@ -8,6 +8,7 @@ import sys
 import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import pytest
@@ -15,6 +16,7 @@ import unimq_bench
 from unimq_bench.rows.assembled import checked, number_of
 from unimq_bench.rows.catalogue import CATALOGUE
 from unimq_bench.rows.environments import NoEnvironment, interpreter_of
+from unimq_bench.rows.unimq_row import durability_of_topic
 from unimq_contract.brokers import RunningTap, start
 
 PACKAGE = Path(unimq_bench.__file__).parent
@@ -101,6 +103,15 @@ def test_options_are_checked() -> None:
     for text in ("0", "-3", "many", "1.5", ""):
         with pytest.raises(ValueError, match="option partitions of row is a whole number from 1 on"):
             number_of("row", {"partitions": text}, "partitions", least=1)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "told"), [([1, 1], "leader memory"), ([3, 3], "replicated(3)"), ([3, 2], "replicated(2)")]
+)
+def test_what_acks_mean_is_as_the_topic_is(replicas: list[int], told: str) -> None:
+    partitions = {number: SimpleNamespace(replicas=range(each)) for number, each in enumerate(replicas)}
+    metadata = SimpleNamespace(topics={"orders": SimpleNamespace(partitions=partitions)})
+    assert durability_of_topic(SimpleNamespace(list_topics=lambda *_: metadata), "orders") == told
 
 
 @pytest.fixture(scope="module")

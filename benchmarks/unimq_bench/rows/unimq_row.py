@@ -12,8 +12,8 @@ from unimq_bench.rows.sqs_requests import RequestCounter
 if TYPE_CHECKING:
     import unimq
 
-# A quorum queue of one node syncs each write; a Kafka broker without replicas acks from its page cache.
-_DURABILITY = {"memory": "memory", "rabbitmq": "fsync", "kafka": "leader memory", "sqs": "replicated(3)"}
+# A quorum queue of one node syncs each write; Kafka depends on the topic.
+_DURABILITY = {"memory": "memory", "rabbitmq": "fsync", "sqs": "replicated(3)"}
 _CLIENTS = {"rabbitmq": "pika", "kafka": "confluent-kafka", "sqs": "boto3"}
 _TIMEOUT = 30.0
 
@@ -85,6 +85,13 @@ class _Receiver:
         self._consumer.close()
 
 
+def durability_of_topic(admin: Any, topic: str) -> str:
+    """Return what acks=all means for a topic of Kafka: without replicas it is the page cache of one broker."""
+    partitions = admin.list_topics(topic, _TIMEOUT).topics[topic].partitions.values()
+    replicas = min((len(partition.replicas) for partition in partitions), default=1)
+    return f"replicated({replicas})" if replicas > 1 else "leader memory"
+
+
 def connect(url: str, options: Mapping[str, str]) -> Connection:
     """Return a connection; see `unimq_bench.rows.protocol`. Options are those of the URL."""
     import unimq
@@ -95,17 +102,22 @@ def connect(url: str, options: Mapping[str, str]) -> Connection:
     clients: Any = broker.native
     counter = RequestCounter(clients.sqs, clients.polls) if found.backend == "sqs" else None
 
+    durability = "memory" if found.emulator else _DURABILITY.get(found.backend, "unknown")
+
     def delete(queue: str) -> None:
         for name in (queue, f"{queue}-dead"):
             broker.delete(name)
 
     def make(queue: str) -> None:
+        nonlocal durability
         delete(queue)
         broker.declare(queue)
+        if found.backend == "kafka":
+            durability = durability_of_topic(clients.admin, queue)
 
     return Assembled(
         describe=lambda: Description(
-            durability="memory" if found.emulator else _DURABILITY.get(found.backend, "unknown"),
+            durability=durability,
             emulated=found.emulator,
             client_settings={**options, "send": "enqueue", "ack": "batched"},
             broker_settings={"durable": found.durable.note} if found.durable.note else {},

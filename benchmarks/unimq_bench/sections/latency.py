@@ -133,7 +133,8 @@ def _knee(view: View, workload: str) -> Iterator[str]:
             )
             text = (
                 "Response time against the offered rate: left of the bend a row keeps up, right of it it queues."
-                " A p99 of too few messages is a point here all the same; the table leaves it out."
+                f" A rate has a p99 if {notation.count(NEEDED[99.0])} messages in {BATCHES_NEEDED} receives say so;"
+                " the p50 of fewer is shown alone."
             )
             drawn.append(figure(chart, f"{view.heading(backend)}.", text, above=_legend(lines)))
     yield '<div class="pair">' + "\n".join(drawn) + "</div>"
@@ -146,7 +147,13 @@ def _by_rate(view: View, row: str, workload: str, percentile: float) -> list[tup
         if isinstance(rate, int | float) and "response" in run.histograms:
             found.setdefault(float(rate), []).append(run)
     values = [(rate, _merged(runs, "response").at(percentile)) for rate, runs in sorted(found.items())]
-    return [(rate, float(value)) for rate, value in values if value]
+    return [(rate, float(value)) for rate, value in values if value and _is_enough(found[rate], percentile)]
+
+
+def _is_enough(runs: Sequence[Run], percentile: float) -> bool:
+    """Whether the messages and receives of these runs say anything about a percentile."""
+    batches = sum(run.counters.batches for run in runs)
+    return _merged(runs, "response").total >= NEEDED[percentile] and (percentile < 99 or batches >= BATCHES_NEEDED)
 
 
 def _table(view: View, workload: str) -> Iterator[str]:
