@@ -18,7 +18,7 @@ from unimq.adapter import DeliverySink, OutcomeSink, RequestCount, Source, Targe
 from unimq_sqs._capabilities import SNS_LIMIT, SQS_LIMIT, capabilities_of
 from unimq_sqs._counting import RequestCounts
 from unimq_sqs._directory import FIFO, Directory, FoundQueue, FoundTopic, name_at_aws
-from unimq_sqs._errors import NATIVE_ERRORS, code_of, translate
+from unimq_sqs._errors import NATIVE_ERRORS, code_of, kind_of, translate
 from unimq_sqs._http import FastCalls, RouteFinder, ca_bundle
 from unimq_sqs._options import Settings
 from unimq_sqs._policies import TAG, in_force, to_tag
@@ -175,8 +175,9 @@ class SQSDriver:
         emulator = "ElasticMQ" if headers.get("server", "").startswith(("pekko-http", "akka-http")) else "SQS emulator"
         try:
             self.clients.sns.list_topics()
-        except NATIVE_ERRORS:
-            return emulator, False
+        except NATIVE_ERRORS as error:
+            # Who refuses is there.
+            return emulator, kind_of(error) is AuthError
         return emulator, True
 
     @property

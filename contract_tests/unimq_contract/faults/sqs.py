@@ -7,12 +7,13 @@
         assert proxy.hits["throttled", "SendMessageBatch"]
 
 `unimq_contract.faults.proxy` knows connections and bytes; this one knows requests, so that a fault falls on one side of
-what the server stored. What is no request of SQS (SNS) passes untouched.
+what the server stored. Requests to SNS are counted, and refused where a `Gate` says so; no fault falls on them.
 """
 
 import contextlib
 import http.client
 import json
+import re
 import select
 import socket
 import struct
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, get_args
+from urllib.parse import parse_qs
 
 from unimq_contract.faults.proxy import FaultLog
 
@@ -59,8 +61,15 @@ Request: TypeAlias = Mapping[str, Any]
 Watch: TypeAlias = Callable[[str, Request, Request], None]
 """Gets operation, request and answer of what the server did, whatever became of the answer; one call at a time."""
 
+Gate: TypeAlias = Callable[[str, Request], bool]
+"""Gets action (``sqs:SendMessageBatch``, ``sns:Publish``) and request; tells whether a policy allows it."""
+
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _WRONG_MD5 = "0" * 32
+_SNS_REFUSAL = (
+    b'<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error><Type>Sender</Type>'
+    b"<Code>AuthorizationError</Code><Message>made by a test</Message></Error></ErrorResponse>"
+)
 _REFUSALS: Mapping[str, tuple[int, str]] = {
     "error 500": (500, "InternalError"),
     "lost answer": (500, "InternalError"),
@@ -100,14 +109,24 @@ class SQSFaultProxy:
     With a `log` each fault is noted for as long as it is injected.
     """
 
-    def __init__(self, server: tuple[str, int], *, log: FaultLog | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        server: tuple[str, int],
+        *,
+        log: FaultLog | None = None,
+        watch: Watch | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         self.hits: Counter[tuple[Fault, str]] = Counter()
         """By fault and operation, how often it took hold."""
         self.requests: Counter[str] = Counter()
-        """By operation, how many came."""
+        """By operation, how many came; those to SNS with ``sns:`` before the name."""
+        self.signers: Counter[str] = Counter()
+        """By access key, how many requests it signed; in the order of their first."""
         self._target = server
         self._log = log
         self._watch = watch
+        self._gate = gate
         self._lock = threading.Condition()
         self._watching = threading.Lock()
         self._plans: list[_Plan] = []
@@ -205,6 +224,9 @@ class SQSFaultProxy:
                     return plan.fault
         return None
 
+    def _allows(self, action: str, asked: Request) -> bool:
+        return self._gate is None or self._gate(action, asked)
+
     def _seen(self, operation: str, asked: Request, answer: _Answer) -> None:
         if self._watch is not None and answer.status == http.client.OK:
             with self._watching:
@@ -248,12 +270,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = str(self.headers.get("X-Amz-Target", ""))
+        signer = re.search(r"Credential=([^/]+)/", str(self.headers.get("Authorization", "")))
+        with self.owner._lock:
+            self.owner.signers[signer[1] if signer else ""] += 1
         if not target:
-            # SNS, which speaks another protocol.
-            self._reply(self._forward(body))
+            self._pass_to_sns(body)
             return
         operation = target.rpartition(".")[2]
         fault = self.owner._choose(operation)
+        if not self.owner._allows(f"sqs:{operation}", _read(body)):
+            self._reply(_refusal(400, "AccessDeniedException"))
+            return
         match fault:
             case "error 500" | "error 503" | "throttled":
                 self._reply(_refusal(*_REFUSALS[fault]))
@@ -265,6 +292,16 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = self._forward(body)
                 self.owner._seen(operation, _read(body), answer)
                 self._answer_badly(fault, body, answer)
+
+    def _pass_to_sns(self, body: bytes) -> None:
+        """SNS speaks another protocol: forms, and XML."""
+        asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        action = f"sns:{asked.get('Action', '')}"
+        self.owner._choose(action)
+        if self.owner._allows(action, asked):
+            self._reply(self._forward(body))
+        else:
+            self._reply(_Answer(403, [("Content-Type", "text/xml")], _SNS_REFUSAL))
 
     def _answer_badly(self, fault: Fault | None, body: bytes, answer: _Answer) -> None:
         match fault:
