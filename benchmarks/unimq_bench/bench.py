@@ -20,6 +20,7 @@ from unimq_bench import environment, measuring, recording, results, workloads
 from unimq_bench.collection import Collection
 from unimq_bench.counting import can_count
 from unimq_bench.gates import FOREIGN_CORES
+from unimq_bench.redoing import Redos
 from unimq_bench.results import Result
 from unimq_bench.rows import environments
 from unimq_bench.rows.catalogue import CATALOGUE, Entry, UnknownRow
@@ -29,6 +30,8 @@ from unimq_bench.workloads import PROFILES, Parameters, Workload
 ALL = "all"
 EVERYWHERE = (MEMORY, *TAPS)
 _COSTS = "unimq_bench.costs"
+_AGAIN = 0.1
+"""Of the time, for measuring again what others disturbed."""
 _ROOM = 256 * 1024 * 1024
 """Bytes of disk that the times and bodies of one run may need."""
 
@@ -107,14 +110,23 @@ def run(
                     f"others on the machine were allowed {request.foreign_cores:g} cores instead of {FOREIGN_CORES:g}:"
                     " only ratios and the accounting can be relied on"
                 )
-            reporter.plan(sum(measuring.estimate(*step.sizes) for step in steps))
-            bench = measuring.Bench(collection, generator, reporter, paths)
+            planned = sum(measuring.estimate(*step.sizes) for step in steps)
+            reporter.plan(planned)
+            # A smoke test says nothing about speed, so that nothing disturbs it.
+            again = 0.0 if request.profile == "smoke" else planned * _AGAIN
+            bench = measuring.Bench(collection, generator, reporter, paths, Redos(request.foreign_cores, again))
             for step in steps:
                 measuring.measure(bench, step.workload, step.place, step.rows, step.parameters)
     except (KeyboardInterrupt, SystemExit) as stopped:
         # The command makes SystemExit of SIGTERM.
         ended, partial = stopped, True
         collection.notes.append("interrupted: what is here is right, but not all")
+    again = sum(len(run.discarded) for run in collection.runs)
+    if again:
+        collection.notes.append(
+            f"{again} slices were measured again because others used more than {request.foreign_cores:g} cores"
+            " meanwhile; the ones before are in the data and in no figure"
+        )
     # A broker that dies takes rows with it: what was measured before is right, but not all.
     failures = ("the row failed", "the row could not start", "no send was confirmed")
     if any(reason.startswith(failures) for run in collection.runs for reason in run.invalid):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from unimq_bench.recording import count_of, percentile
-from unimq_bench.results import Row, Run
+from unimq_bench.results import Accounting, Row, Run
 
 LATE_SHARE = 0.10
 """Of the reported p99 that the load generator may be late by itself."""
@@ -37,7 +37,7 @@ def broken(
         excused: duplicates may occur, because something was cut, closed or given back on purpose.
 
     """
-    found = [*_coverage(run), *_accounting(run, excused=excused)]
+    found = [*_coverage(run), *faults(run.accounting, excused=excused)]
     if run.foreign_cpu > foreign_cores:
         found.append(f"{run.foreign_cpu:.2f} cores were {DISTURBED}, on average; {foreign_cores:g} are allowed")
     if latencies:
@@ -60,8 +60,8 @@ def _coverage(run: Run) -> list[str]:
     return found
 
 
-def _accounting(run: Run, *, excused: bool) -> list[str]:
-    counts = run.accounting
+def faults(counts: Accounting, *, excused: bool = False) -> list[str]:
+    """Return what the client or the broker did wrong with messages: never measured again, always told."""
     found: list[str] = []
     if counts.lost:
         found.append(f"{counts.lost} of {counts.acked} acked messages were lost")

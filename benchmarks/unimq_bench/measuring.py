@@ -5,10 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
+
+from unimq_bench import gates, redoing
 from unimq_bench.collection import Collection
 from unimq_bench.processes import RoleFailed
 from unimq_bench.recording import percentile
-from unimq_bench.results import Row, Run
+from unimq_bench.redoing import Redos, never
+from unimq_bench.results import Row, Run, Slice
 from unimq_bench.rows.protocol import Description
 from unimq_bench.slices import Contest, compete
 from unimq_bench.statistics import slope
@@ -47,6 +51,7 @@ class Bench:
     reporter: Reporter
     paths: tuple[str, ...] = ()
     """Where the processes of roles look for modules first."""
+    redos: Redos = field(default_factory=never)
     rates: dict[tuple[object, ...], float] = field(default_factory=dict[tuple[object, ...], float])
     """What rows can do flat out, as far as it was measured."""
 
@@ -131,6 +136,7 @@ def _slices(bench: Bench, workload: Workload, place: Place, rows: Sequence[Candi
         patience=parameters.patience,
         options=_options(place, parameters.partitions),
         twin=parameters.twin,
+        redos=bench.redos,
     )
     points = _slice_points(parameters)
     share = estimate(workload, len(rows), parameters) / len(points)
@@ -199,8 +205,10 @@ def _run(
     judge: Callable[[Run], Sequence[str]] = lambda _: (),
 ) -> Run | None:
     """Let a stream flow and keep what it says; `None` if the row failed, which is kept as well."""
-    try:
-        run, row = flow(
+    discarded: list[Slice] = []
+
+    def flowed() -> tuple[Run, Row]:
+        return flow(
             candidate,
             stream,
             workload=workload.name,
@@ -210,6 +218,17 @@ def _run(
             fault=fault,
             paths=bench.paths,
         )
+
+    try:
+        run, row = flowed()
+        for _ in range(redoing.MOST):
+            if gates.faults(run.accounting, excused=excused):
+                break
+            if not bench.redos.wants(run.foreign_cpu, stream.seconds + _START):
+                break
+            discarded += run.slices
+            run, row = flowed()
+        run = msgspec.structs.replace(run, discarded=tuple(discarded))
     except RoleFailed as error:
         reason = f"the row failed: {error}"
         run = Run(row=candidate.name, workload=workload.name, point=point, invalid=(reason,))
@@ -259,8 +278,6 @@ def _rate_of(bench: Bench, workload: Workload, candidate: Candidate, parameters:
 
 def replace_parameters(parameters: Parameters, **changes: Any) -> Parameters:
     """Return the parameters with some changed."""
-    import msgspec
-
     return msgspec.structs.replace(parameters, **changes)
 
 

@@ -147,6 +147,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Which set of processes, in the order in which they were started."""
     seconds: float = 0.0
     slices: tuple[Slice, ...] = ()
+    discarded: tuple[Slice, ...] = ()
+    """What others on the machine disturbed and was measured again: in no figure. It lost and invented nothing."""
     histograms: dict[str, str] = {}
     """``response`` from the intended send to the delivery, ``service`` from the actual send, ``blocked`` within the
     call of send, ``lateness`` of the load generator by its own fault."""

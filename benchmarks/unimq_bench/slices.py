@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from unimq_bench import redoing
 from unimq_bench.accounting import account, added
 from unimq_bench.counting import Usage
+from unimq_bench.gates import faults
 from unimq_bench.processes import Crew, Role, RoleFailed
+from unimq_bench.redoing import Redos, never
 from unimq_bench.results import Accounting, Counters, Row, Run, Slice
 from unimq_bench.streams import Watch, unwatched
 from unimq_bench.targets import Candidate
@@ -50,6 +53,7 @@ class Contest:
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     twin: bool = False
     """Whether the last row runs twice, for the noise floor."""
+    redos: Redos = field(default_factory=never)
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class _Lane:
     row: Row
     count: int = _FIRST
     slices: list[Slice] = field(default_factory=list[Slice])
+    discarded: list[Slice] = field(default_factory=list[Slice])
     accounts: list[Accounting] = field(default_factory=list[Accounting])
     batches: int = 0
     largest: int = 0
@@ -176,8 +181,18 @@ def _warm_up(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random
 
 
 def _slice(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random, round_: int, watch: Watch) -> None:
-    report = _publish(crew, lane, contest, generator.getrandbits(32), watch, round_)
-    _drain(crew, lane, contest, report, watch, round_)
+    for redone in range(redoing.MOST + 1):
+        number, foreign, busy = len(lane.slices), lane.foreign, lane.busy
+        report = _publish(crew, lane, contest, generator.getrandbits(32), watch, round_)
+        _drain(crew, lane, contest, report, watch, round_)
+        took = lane.busy - busy
+        if redone == redoing.MOST or faults(lane.accounts[-1]):
+            return
+        if not contest.redos.wants((lane.foreign - foreign) / took, took):
+            return
+        lane.discarded += lane.slices[number:]
+        del lane.slices[number:]
+        lane.foreign, lane.busy = foreign, busy
 
 
 def _publish(crew: Crew, lane: _Lane, contest: Contest, run: int, watch: Watch, round_: int = 0) -> Report:
@@ -259,8 +274,10 @@ def _run(lane: _Lane, workload: str, point: dict[str, int | float | str], number
         workload=workload,
         point=point,
         process=number,
-        seconds=sum(part.seconds for part in lane.slices),
+        # The CPU is of all that was done, and so is the time.
+        seconds=sum(part.seconds for part in (*lane.slices, *lane.discarded)),
         slices=tuple(lane.slices),
+        discarded=tuple(lane.discarded),
         accounting=counts,
         counters=Counters(
             requests=counted.get("requests"),

@@ -111,7 +111,13 @@ def test_options_are_checked() -> None:
 def test_what_acks_mean_is_as_the_topic_is(replicas: list[int], told: str) -> None:
     partitions = {number: SimpleNamespace(replicas=range(each)) for number, each in enumerate(replicas)}
     metadata = SimpleNamespace(topics={"orders": SimpleNamespace(partitions=partitions)})
-    assert durability_of_topic(SimpleNamespace(list_topics=lambda *_: metadata), "orders") == told
+
+    def list_topics(topic: str, timeout: float) -> SimpleNamespace:
+        assert topic == "orders"
+        assert timeout > 0
+        return metadata
+
+    assert durability_of_topic(SimpleNamespace(list_topics=list_topics), "orders") == told
 
 
 @pytest.fixture(scope="module")
