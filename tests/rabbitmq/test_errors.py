@@ -33,6 +33,23 @@ def _refused(code: int, text: str) -> str:
             ConnectionLost,
         ),
         (exceptions.AMQPHeartbeatTimeout(), ConnectionLost),
+        *[
+            (
+                exceptions.IncompatibleProtocolError(
+                    repr(exceptions.StreamLostError(f"SSLError(1, '[SSL: {name}] x')"))
+                ),
+                kind,
+            )
+            for name, kind in {
+                "CERTIFICATE_VERIFY_FAILED": AuthError,
+                "TLSV13_ALERT_CERTIFICATE_REQUIRED": AuthError,
+                "SSLV3_ALERT_BAD_CERTIFICATE": AuthError,
+                "SSLV3_ALERT_HANDSHAKE_FAILURE": AuthError,
+                "TLSV1_ALERT_UNKNOWN_CA": AuthError,
+                "TLSV1_ALERT_INTERNAL_ERROR": ConnectionLost,
+                "WRONG_VERSION_NUMBER": ConnectionLost,
+            }.items()
+        ],
     ],
 )
 def test_why_there_is_no_connection(error: Exception, kind: type[UnimqError]) -> None:

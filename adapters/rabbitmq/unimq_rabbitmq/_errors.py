@@ -27,6 +27,11 @@ NOT_FOUND = 404
 _FORBIDDEN = 403
 _CONFLICTS = {405, 406}
 _REFUSED_VHOST = 530
+# Among the names that OpenSSL gives to what goes wrong, those that say that one side does not trust the other; pika
+# hands some of them on as text only.
+_DISTRUST = re.compile(
+    r"\[SSL: (?:CERTIFICATE_VERIFY_FAILED|\w*ALERT_\w*(?:CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)\w*)\]"
+)
 
 
 def from_connection(error: BaseException, where: str) -> UnimqError:
@@ -42,6 +47,8 @@ def from_connection(error: BaseException, where: str) -> UnimqError:
             text = f"{where} refused the login: {reply[2].strip(chr(39))}"
             missing_vhost = int(reply[1]) == _REFUSED_VHOST and "not found" in reply[2]
             return _with_cause(ConfigError(text) if missing_vhost else AuthError(text), error)
+    if _DISTRUST.search(str(cause)):
+        return _with_cause(AuthError(f"TLS with {where} failed: {_describe(cause)}"), error)
     return _with_cause(ConnectionLost(f"{where}: {_describe(cause)}"), error)
 
 

@@ -47,8 +47,8 @@ class Link:
         self.framing = framing
         self.endpoint = endpoint
         self.purpose = purpose
-        self._timeout = timeout
-        """Seconds for one attempt to connect."""
+        self._timeout = timeout / len(endpoint.hosts)
+        """Seconds for one attempt to connect: whoever waits for the first connection has time for every host."""
         self.connection: SelectConnection | None = None
         """The open connection, or `None`."""
         self.blocked = False

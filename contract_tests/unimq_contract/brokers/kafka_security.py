@@ -1,15 +1,11 @@
-"""Listeners of a private Kafka with TLS, accounts and rights, for tests that ask for them.
+"""Listeners of a private Kafka with TLS, accounts and rights, for tests that ask for them."""
 
-Keys and certificates are made by openssl when a test runs, and live in a folder of that test.
-"""
-
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import find_program, free_ports
-from .tap import BrokerUnavailable
+from .certificates import authority, certificate
+from .process import free_ports
 
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _MODULES = "org.apache.kafka.common.security"
@@ -83,41 +79,8 @@ def make_security(folder: Path, accounts: Mapping[str, str]) -> Security:
         BrokerUnavailable: openssl is missing or fails.
 
     """
-    ca, other = _authority(folder, "ca"), _authority(folder, "other-ca")
-    server = _certificate(folder, ca, "server", "IP:127.0.0.1")
-    client = _certificate(folder, ca, "client", "DNS:client")
+    ca, other = authority(folder, "ca"), authority(folder, "other-ca")
+    server = certificate(folder, ca, "server", "IP:127.0.0.1")
+    client = certificate(folder, ca, "client", "DNS:client")
     sasl_port, mutual_port = free_ports(2)
     return Security(accounts, sasl_port, mutual_port, ca, other, server, client)
-
-
-def _authority(folder: Path, name: str) -> Path:
-    certificate = folder / f"{name}.pem"
-    _openssl("req", "-x509", *_new_key(folder, name), "-days", "2", "-out", str(certificate))
-    return certificate
-
-
-def _certificate(folder: Path, ca: Path, name: str, alternative: str) -> Path:
-    signed = folder / f"{name}.crt"
-    _openssl(
-        *("req", "-x509", *_new_key(folder, name), "-days", "2", "-out", str(signed)),
-        *("-CA", str(ca), "-CAkey", str(ca.with_suffix(".key"))),
-        *("-addext", f"subjectAltName={alternative}", "-addext", "basicConstraints=critical,CA:FALSE"),
-    )
-    both = folder / f"{name}-both.pem"
-    both.write_text(signed.with_suffix(".key").read_text("ascii") + signed.read_text("ascii"), "ascii")
-    return both
-
-
-def _new_key(folder: Path, name: str) -> Sequence[str]:
-    # On a curve, as making an RSA key takes long enough to be felt.
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    return (*curve, "-noenc", "-subj", f"/CN={name}", "-keyout", str(folder / f"{name}.key"))
-
-
-def _openssl(*arguments: str) -> None:
-    program = find_program("openssl", "it makes certificates", "Install OpenSSL 3 (Debian: apt-get install openssl).")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BrokerUnavailable(
-            "openssl", f"it ended with {done.returncode}: {done.stderr.strip()[-500:]}", "See there."
-        )

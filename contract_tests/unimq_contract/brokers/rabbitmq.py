@@ -15,6 +15,7 @@ from pathlib import Path
 from .debian import unpack
 from .home import brokers_home, install_folder, read_mark
 from .process import Node, PrivateBroker, WorkFolder, find_program, free_ports, minimal_environment
+from .rabbitmq_security import Security
 from .tap import BrokerUnavailable, RunningTap, Tap
 from .versions import RABBITMQ_DEFAULT_GENERATION, RABBITMQ_SUITES
 from .wire import amqp_version, tcp_answers
@@ -112,20 +113,38 @@ def start(
     nodes: int = 1,
     plugins: Iterable[str] = PLUGINS,
     settings: Mapping[str, str] | None = None,
+    security: Security | None = None,
     timeout: float = TIMEOUT,
 ) -> RunningTap:
-    """Start a private node, or a cluster of ``nodes``; returns when all speak AMQP. ``settings``: rabbitmq.conf."""
+    """Start a private node, or a cluster of ``nodes``; returns when all speak AMQP.
+
+    ``settings``: lines of rabbitmq.conf. ``security``: a listener with TLS and accounts, on a single node.
+    """
     found = find(generation)
     broker = PrivateBroker(f"RabbitMQ {found.version}", timeout=timeout)
     with broker.starting():
-        return _start(broker, found, nodes, tuple(plugins), settings or {})
+        return _start(broker, found, nodes, tuple(plugins), settings or {}, security)
 
 
 def _start(
-    broker: PrivateBroker, found: Installation, nodes: int, plugins: Sequence[str], settings: Mapping[str, str]
+    broker: PrivateBroker,
+    found: Installation,
+    nodes: int,
+    plugins: Sequence[str],
+    settings: Mapping[str, str],
+    security: Security | None,
 ) -> RunningTap:
     folder = broker.folder
     home = _INSIDE if found.root else str(folder.path)
+
+    def provide(name: str, text: str) -> str:
+        folder.write(f"security/{name}", text)
+        return f"{home}/security/{name}"
+
+    if security is not None:
+        if nodes > 1:
+            raise ValueError("security is for a single node: the nodes of a cluster would share its port")
+        settings = {**security.settings(provide), **settings}
     epmd_port, *ports = free_ports(1 + 2 * nodes)
     amqp, distribution = ports[:nodes], ports[nodes:]
     names = [f"tap{port}@localhost" for port in amqp]
