@@ -132,6 +132,26 @@ def test_every_fault_under_load(storm: Storm) -> None:
     storm.rage(LOAD, each_fault(storm.proxy))
 
 
+def test_an_answer_that_was_lost_comes_again_at_once_in_a_fifo_queue(
+    start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap],
+) -> None:
+    """Else its key would be held up until the lease ends: here for hours, which is how the test would know."""
+    with contextlib.contextmanager(storm_on)("elasticmq", "key", start_or_skip) as storm:
+        queue = unimq.Queue(storm.queue.name, ordering="key", dead_letter=False)
+        with unimq.connect(f"{storm.url}&visibility=40000", timeout=5.0) as broker, broker.producer(queue) as producer:
+            for number in range(3):
+                producer.send(b"%d" % number, key="k")
+            with storm.proxy.injecting("lost answer", "ReceiveMessage"), broker.consumer(queue) as consumer:
+                storm.proxy.wait_for_hits("lost answer", "ReceiveMessage", 2)
+                storm.proxy.heal()
+                for number in range(3):
+                    (delivery,) = consumer.receive(timeout=WITHIN)
+                    assert delivery.body == b"%d" % number
+                    delivery.ack()
+                consumer.settle()
+            broker.delete(queue)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("ordering", ["none", "key"])
