@@ -286,7 +286,10 @@ class Redrive:
             if found is not None:
                 return found
             if self._nothing_waits():
-                self.complete = True
+                # What arrived since the look above counts as held, like what was passed over.
+                if found := attempt():
+                    return found
+                self.complete = not self.stopping
                 return ()
             if time.monotonic() >= deadline:
                 return ()

@@ -5,12 +5,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import pytest
 from unimq_memory._driver import MemorySender
 
 import unimq
 from unimq import _redrive
+from unimq._waiting import block_until
 from unimq.adapter import Outgoing
 
 QUEUE = unimq.Queue("orders")
@@ -344,3 +346,27 @@ def test_a_cancelled_task_ends_it_after_what_is_under_way(url: str, broker: unim
     assert 0 < dead < 40
     assert waiting + dead == 40
     assert broker.redrive(QUEUE).moved == dead
+
+
+def test_what_arrives_just_after_a_look_is_moved_too(broker: unimq.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a slow broker: the pass found nothing, and then all of it counts as held by the pass itself."""
+    bury(broker, 3)
+    looks: list[object] = []
+    runs: list[_redrive.Redrive] = []
+
+    def late(arrived: Any, attempt: Any, until: float) -> Any:
+        looks.append(attempt)
+        if len(looks) > 1:
+            return block_until(arrived, attempt, until)
+        while len(runs[0].consumer.held) < 3:
+            time.sleep(0.001)
+        return None
+
+    def count_nothing(run: _redrive.Redrive) -> None:
+        # As on a broker that only estimates how many there are.
+        runs.append(run)
+
+    monkeypatch.setattr(_redrive.Redrive, "_look", count_nothing)
+    monkeypatch.setattr(_redrive, "block_until", late)
+    result = broker.redrive("orders", timeout=10)
+    assert (result.moved, result.remaining, result.complete) == (3, 0, True)
