@@ -506,6 +506,11 @@ LEGAL: dict[str, tuple[str, Tale, Rules]] = {
         sent("m").get("m").tell(ev.Opened, "q", "d").get("m", "d", 2).ack("m", consumer="d"),
         replace(RULES, rebalance=1.0),
     ),
+    "rebalance restarts the attempts where it may": (
+        "rebalance",
+        sent("m").get("m").tell(ev.Opened, "q", "d").get("m", "d", 1).ack("m", consumer="d"),
+        replace(RULES, rebalance=1.0, attempts="restarting"),
+    ),
     "stored twice after an unknown send": (
         "stored twice",
         tale().sending("m").tell(ev.MaybeSent, "m").get("m").get("m", "d").ack("m").ack("m", consumer="d"),

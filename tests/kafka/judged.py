@@ -14,7 +14,7 @@ import unimq
 
 log = logging.getLogger("unimq.contract")
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that anything may take on a busy machine; no result is better for coming sooner."""
 SECOND = 1_000_000_000
 

@@ -1,10 +1,12 @@
 """Operations on a real broker: reading again from elsewhere, partitions, settings, deleting what others use."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import confluent_kafka.admin
 import pytest
 from unimq_contract.brokers import RunningTap
 from unimq_contract.brokers import kafka as tap
@@ -14,6 +16,8 @@ import unimq
 from .judged import PATIENCE, awaited
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("kafka-operations")]
+
+PROTOCOLS = ("classic", "consumer")
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,92 @@ class TestSeek:
         broker.declare(topic)
         with pytest.raises(unimq.NotFound):
             broker.seek(topic.subscription("never-declared"), "earliest")
+
+
+def grow(broker: unimq.Broker, topic: str, partitions: int) -> None:
+    """Add partitions to a topic, as its owner does."""
+    native: Any = broker.native
+    admin: Any = confluent_kafka.admin
+    native.admin.create_partitions([admin.NewPartitions(topic, partitions)])[topic].result(timeout=PATIENCE)
+
+
+class TestPartitions:
+    def test_new_ones_are_used_by_who_is_there(self, running: RunningTap, broker: unimq.Broker) -> None:
+        topic = unimq.Topic(named("grown"))
+        subscriptions = {protocol: topic.subscription(protocol) for protocol in PROTOCOLS}
+        broker.declare(*subscriptions.values())
+        with (
+            unimq.connect(f"{running.url}?group_protocol=classic", timeout=PATIENCE) as classic,
+            unimq.connect(f"{running.url}?group_protocol=consumer", timeout=PATIENCE) as newer,
+            broker.producer(topic) as producer,
+            classic.consumer(subscriptions["classic"]) as first,
+            newer.consumer(subscriptions["consumer"]) as second,
+        ):
+            numbers = itertools.count()
+            sent: set[bytes] = set()
+
+            def partition_of_next() -> int:
+                body = b"%d" % next(numbers)
+                position: Any = producer.send(body, key=body.decode()).position
+                sent.add(body)
+                return int(position.partition)
+
+            assert partition_of_next() < 2
+            for consumer in (first, second):
+                (delivery,) = consumer.receive(1, timeout=PATIENCE)
+                delivery.ack()
+            grow(broker, topic.name, 4)
+            awaited(lambda: partition_of_next() >= 2, "the producer uses a new partition")
+            for consumer in (first, second):
+                left = sent - {b"0"}
+                while left:
+                    received = consumer.receive(10, timeout=PATIENCE)
+                    assert received, f"{len(left)} of {len(sent)} did not come"
+                    left -= {delivery.body for delivery in received}
+                    consumer.ack(received)
+                consumer.settle(PATIENCE)
+
+    def test_they_are_not_taken_away(self, running: RunningTap, broker: unimq.Broker) -> None:
+        queue = unimq.Queue(named())
+        broker.declare(queue)
+        with unimq.connect(f"{running.url}?partitions=1", timeout=PATIENCE) as other:
+            with pytest.raises(unimq.DeclarationConflict, match="has 2 partitions"):
+                other.declare(queue)
+            # By its name alone it is taken as it is, and so it is by who does not say a number, or a larger one.
+            other.declare(queue.name)
+        for options in ("", "?partitions=2", "?partitions=9"):
+            with unimq.connect(running.url + options, timeout=PATIENCE) as other:
+                other.declare(queue)
+        native: Any = broker.native
+        assert len(native.admin.list_topics(topic=queue.name).topics[queue.name].partitions) == 2
+
+    def test_copies_that_no_broker_is_there_for(self, running: RunningTap, broker: unimq.Broker) -> None:
+        name = named()
+        with (
+            unimq.connect(f"{running.url}?replication=2", timeout=PATIENCE) as other,
+            pytest.raises(unimq.ConfigError, match="INVALID_REPLICATION_FACTOR"),
+        ):
+            other.declare(unimq.Queue(name, dead_letter=False))
+        with pytest.raises(unimq.NotFound):
+            broker.stats(name)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("held", [True, False])
+def test_a_queue_that_others_consume_is_deleted(
+    running: RunningTap, broker: unimq.Broker, protocol: str, held: bool
+) -> None:
+    """They hear of it, and leave the group, whose offsets would lead a new queue of this name astray."""
+    name = named("deleted")
+    send(broker, name, b"1")
+    url = f"{running.url}?group_protocol={protocol}"
+    with unimq.connect(url, timeout=PATIENCE) as other, other.consumer(name) as consumer:
+        (delivery,) = consumer.receive(1, timeout=PATIENCE)
+        if not held:
+            delivery.ack()
+            consumer.settle(PATIENCE)
+        broker.delete(name)
+        with pytest.raises(unimq.NotFound):
+            consumer.receive(1, timeout=PATIENCE)
+    send(broker, name, b"2")
+    assert bodies(broker, name, 1) == [b"2"]

@@ -169,8 +169,8 @@ class Administration:
             return ""
 
     def is_missing(self, name: str, timeout: float) -> bool:
-        """Tell whether a topic certainly does not exist: the broker says so twice, as it may be late to hear of it."""
-        for pause in (_RETRY, 0):
+        """Tell whether a topic certainly does not exist: it is asked for again, as brokers hear late of new ones."""
+        for pause in (_RETRY, 10 * _RETRY, 0):
             try:
                 error = self._client.list_topics(topic=name, timeout=timeout).topics[name].error
             except KafkaException:

@@ -30,6 +30,7 @@ from unimq_kafka._delays import Delays
 from unimq_kafka._errors import native_of, request_error
 from unimq_kafka._forwarder import Forwarder
 from unimq_kafka._options import (
+    DEFAULT_PARTITIONS,
     KafkaOptions,
     Settings,
     addresses,
@@ -116,12 +117,23 @@ class KafkaDriver:
     def declare(
         self, destination: Queue | Topic | Subscription, *, as_is: bool, timeout: float
     ) -> Queue | Topic | Subscription:
-        """See `unimq.adapter.Driver.declare`. Kafka keeps no policies, so that none can be in conflict."""
+        """See `unimq.adapter.Driver.declare`. Kafka keeps no policies, so that only the partitions can be in conflict.
+
+        More partitions than there are is none: adding them would move keys to others, which is for their owner to do.
+        """
         topic = _topic_of(destination)
-        if self._admin.find_partitions(topic, timeout) is None:
-            options = self._options
+        options = self._options
+        found = self._admin.find_partitions(topic, timeout)
+        if found is not None:
+            if not as_is and options.partitions is not None and options.partitions < len(found):
+                raise DeclarationConflict(
+                    f"topic {topic!r} has {len(found)} partitions, and the URL says partitions={options.partitions}:"
+                    " Kafka takes none away; leave the option out, or delete the topic with its messages"
+                )
+        else:
             config = {} if options.retention is None else {"retention.ms": str(int(options.retention * 1000))}
-            self._admin.create_topic(topic, options.partitions, options.replication, config, timeout)
+            partitions = options.partitions or DEFAULT_PARTITIONS
+            self._admin.create_topic(topic, partitions, options.replication, config, timeout)
         if isinstance(destination, Subscription):
             self._start_group(destination, timeout)
         return destination
@@ -215,7 +227,7 @@ class KafkaDriver:
             offsets = self._admin.offsets(topic, end=to == "now", timeout=timeout)
         if not self._admin.commit(group, topic, offsets, timeout):
             raise DeclarationConflict(
-                f"{source.name!r} has consumers (members of group {group!r}), whose commits alone count; close them first"
+                f"{source.name!r} has consumers, members of group {group!r}, which alone commit; close them first"
             )
 
     def _checked_offsets(self, topic: str, wanted: Mapping[int, int], timeout: float) -> Mapping[int, int]:

@@ -305,6 +305,9 @@ class Member(Generic[H]):
     def _on_error(self, error: KafkaError) -> None:
         """The client's callback for what concerns no message. It repairs connections itself."""
         log.debug("consumer of %r: %s", self.topic, describe(error))
+        if is_missing(error):
+            # With the classic protocol this is the only hint that the topic was deleted, unless something is committed.
+            self._is_topic_in_doubt = True
         if error.fatal() or is_final(error):
             self.end = request_error(error, f"the consumer of {self.topic!r} ended")
 

@@ -9,6 +9,7 @@ from unimq import ConfigError
 from unimq.adapter import BrokerURL
 
 DEFAULT_PORT = 9092
+DEFAULT_PARTITIONS = 4
 
 Settings = dict[str, str | int | float | bool]
 
@@ -16,8 +17,9 @@ Settings = dict[str, str | int | float | bool]
 class KafkaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Options of a ``kafka://`` or ``kafka+ssl://`` URL. Times are seconds."""
 
-    partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 4
-    """Partitions of the topics that are created; so many consumers of a queue get work at the same time (G1)."""
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
+    """Partitions of the topics that are created, four unless given; so many consumers of a queue get work at the same
+    time (G1). Topics that exist keep theirs; given, fewer than there are is a conflict."""
     replication: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
     """Copies of the topics that are created; the broker's default unless given."""
     retention: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = None
@@ -175,6 +177,9 @@ def consumer_settings(shared: Settings, options: KafkaOptions, group: str, proto
         "fetch.queue.backoff.ms": 10,
         # How long a fetch waits for messages; a partition that is new or resumed waits for the one under way to end.
         "fetch.wait.max.ms": 100,
+        # How long a topic that is not in the metadata may still appear; with the default of 30 s, a consumer of the
+        # classic protocol hears of its topic's end after the next refresh only.
+        "topic.metadata.propagation.max.ms": 1_000,
         # Memory that the client fills ahead of us (L5).
         "queued.max.messages.kbytes": 16_384,
         "queued.min.messages": min(100_000, max(2_000, 10 * prefetch)),

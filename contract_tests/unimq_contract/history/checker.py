@@ -506,12 +506,14 @@ class _Judge:
             return "revocation"
         if self._fault_since(last):
             return "fault"
-        group = consumer.group
-        if self.rebalance is not None and (
+        return "rebalance" if self._rebalanced_since(last) else ""
+
+    def _rebalanced_since(self, last: DeliveryState) -> bool:
+        """Tell whether the delivery may have gone to another consumer because one joined or left."""
+        group = last.consumer.group
+        return self.rebalance is not None and (
             group.members != last.members or last.event.at < group.members_changed_at + self.rebalance
-        ):
-            return "rebalance"
-        return ""
+        )
 
     def _check_first_attempt(self, delivery: DeliveryState) -> None:
         attempt = delivery.event.attempt
@@ -528,7 +530,7 @@ class _Judge:
         group = delivery.consumer.group
         if attempt == 1 and last.how == "reject" and last.settled_at < group.redriven_at:
             return
-        disturbed = group.endings != last.endings or self._fault_since(last)
+        disturbed = group.endings != last.endings or self._fault_since(last) or self._rebalanced_since(last)
         if attempt == last.event.attempt and disturbed and last.how != "nack" and not self.rules.shutdown_counts:
             return
         if attempt > expected and (disturbed or self.rules.attempts != "exact"):
