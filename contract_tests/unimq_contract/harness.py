@@ -58,7 +58,7 @@ class Bounds:
 
 
 _BOUNDS = {
-    "memory": Bounds(within=5.0, quiet=0.02, wake=0.5, delay=0.2, programs=(50, 50)),
+    "memory": Bounds(within=5.0, quiet=0.02, wake=0.5, delay=0.4, programs=(50, 50)),
     "amqp": Bounds(within=15.0, quiet=0.15, wake=2.0, young=2.0),
     "kafka": Bounds(within=30.0, quiet=0.3, wake=2.0, crash=60.0, programs=(3, 25)),
     "sqs": Bounds(within=30.0, quiet=0.3, wake=3.0, tolerance=0.2, delay=1.0, crash=40.0, programs=(3, 25)),

@@ -189,9 +189,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def test_the_copy_from_which_nothing_is_deleted_is_green(runs: dict[Deletion | None, Run]) -> None:
     control = runs[None]
     assert control.passed > 100
-    if control.failed:
-        tests = " or ".join(name.partition("::")[2].partition("[")[0] for name in control.failed)
-        assert run(control.folder, tests).failed == {}, control.output
+    failed = set(control.failed)
+    for _ in range(4):
+        if not failed:
+            break
+        tests = " or ".join(name.partition("::")[2].partition("[")[0] for name in failed)
+        failed &= set(run(control.folder, tests).failed)
+    assert not failed, control.output
 
 
 @pytest.mark.parametrize("deletion", DELETIONS, ids=lambda deletion: f"{deletion.guarantee}, {deletion.what}")
@@ -201,7 +205,9 @@ def test_deleting_a_guarantee_turns_its_tests_red_and_no_others(
     failed = runs[deletion].failed
     assert failed, f"no test noticed that {deletion.guarantee} was deleted: {deletion.what}"
     others = {name for name, test in failed.items() if deletion.guarantee not in test.guarantees}
-    if others:
+    for _ in range(4):
+        if not others:
+            break
         # What a deletion breaks it breaks every time; a machine that is too busy for the short limits does not.
         tests = " or ".join(name.partition("::")[2].partition("[")[0] for name in others)
         again = run(runs[deletion].folder, tests)

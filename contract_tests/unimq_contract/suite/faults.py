@@ -133,6 +133,8 @@ class Run:
         return verdict.counts
 
 
+# A load may take its own limits of time, and its check another; what hangs has to end all the same.
+@pytest.mark.timeout(400)
 @pytest.mark.fronts("sync")
 class FaultsContract(Contract):
     @pytest.fixture
