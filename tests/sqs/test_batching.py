@@ -198,6 +198,87 @@ def test_a_full_batch_does_not_wait() -> None:
     assert sorted(number for batch in recorder.batches for number in batch) == list(range(2 * LARGEST_BATCH + 1))
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Decisions:
+    """A batcher without threads, whose decisions are asked for by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, window: float = 1.0) -> None:
+        self.clock = Clock()
+        monkeypatch.setattr(_batching, "time", self.clock)
+        self.batcher: Batcher[int] = Batcher(
+            "test",
+            lambda _: None,
+            lambda _, __: None,
+            threads=0,
+            linger=0.25,
+            eager=True,
+            window=window,
+            # Negative numbers are those that somebody waits for.
+            is_patient=lambda number: number >= 0,
+        )
+
+    def add(self, *numbers: int, after: float = 0.0) -> float:
+        """Return in how many seconds a batch is due."""
+        self.clock.now += after
+        self.batcher.add(numbers)
+        return self.batcher._due_in()
+
+    def take(self, after: float = 0.0) -> list[int]:
+        self.clock.now += after
+        return self.batcher._take()
+
+
+def test_what_nobody_waits_for_collects_after_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Decisions(monkeypatch)
+    assert asked.add(0) <= 0, "the first after a quiet time goes at once"
+    assert asked.take() == [0]
+    assert asked.add(1, after=0.25) == 0.75
+    assert asked.add(2, after=0.5) == 0.25
+    assert asked.take(after=0.25) == [1, 2]
+    assert asked.add(*range(10), after=0.1) == 0, "a full one does not wait"
+    assert asked.take() == list(range(10))
+    asked.add(3)
+    asked.batcher.hurry()
+    assert asked.batcher._due_in() == 0, "a flush hurries"
+
+
+def test_somebody_who_waits_takes_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Decisions(monkeypatch)
+    asked.add(0)
+    asked.take()
+    assert asked.add(1) == 1.0
+    assert asked.add(-1) == 0.0
+    assert asked.take() == [1, -1]
+    assert asked.add(2) == 1.0, "and leaves no trace"
+
+
+def test_collecting_in_vain_is_left_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever enqueues may wait for room, so that nothing can join; but that is tried again."""
+    asked = Decisions(monkeypatch)
+    asked.add(0)
+    asked.take()
+    assert asked.add(1) == 1.0
+    asked.take(after=1.0)
+    at_once = 0
+    while asked.add(2) <= 0:
+        asked.take()
+        at_once += 1
+    assert at_once == _batching._WITHOUT_WAITING
+    # Now one comes late, so that it was not in vain.
+    asked.add(3, after=0.75)
+    asked.take(after=0.25)
+    assert asked.add(4) == 1.0
+
+
 @pytest.mark.parametrize("hurry", [True, False])
 def test_a_partial_batch_goes_when_somebody_hurries_or_after_the_linger(hurry: bool) -> None:
     recorder = Recorder(eager=False, linger=30.0 if hurry else 0.01)

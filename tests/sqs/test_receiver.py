@@ -129,10 +129,12 @@ class Fixture:
         wait: int = 1,
         pollers: int = 1,
         is_fifo: bool = False,
+        idle_wait: int = 0,
+        window: float = 0.0,
     ) -> None:
         self.service = Service()
         self.sink = Sink()
-        settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers, is_fifo)
+        settings = ReceiverSettings("q", "url", prefetch, lease, keep, wait, pollers, is_fifo, idle_wait, window)
         client = cast("Any", self.service)
         self.recoveries: list[None] = []
         self.receiver = SQSReceiver(
@@ -414,6 +416,37 @@ def test_polls_multiply_while_they_come_back_full_and_end_when_empty(make: Make)
     until(lambda: fixture.service.polling == 3, "one poll only")
     until(lambda: fixture.service.polling == 1, "idle polls remain")
     assert {asked["MaxNumberOfMessages"] for asked in fixture.service.asked} == {10}
+
+
+def test_messages_that_trickle_in_collect_for_a_while(make: Make) -> None:
+    fixture = make(window=3600.0)
+    fixture.deliver("a")
+    # Closing ends the pause, and nothing was asked for in it.
+    fixture.receiver.close(WITHIN)
+    assert len(fixture.service.asked) == 1
+
+
+@pytest.mark.parametrize("why", ["full", "reply", "fifo"])
+def test_nobody_pauses_where_more_is_there_or_somebody_waits(make: Make, why: str) -> None:
+    fixture = make(window=3600.0, prefetch=20, is_fifo=why == "fifo")
+    first = message("a")
+    if why == "reply":
+        first["MessageAttributes"] = attributes_of(encode(Message(b"a", id="a", reply_to="replies")))
+    fixture.service.answer([first] if why != "full" else [message(f"{number}") for number in range(10)])
+    until(lambda: len(fixture.service.asked) >= 2, "waits")
+
+
+def test_an_idle_consumer_polls_as_long_as_sqs_lets_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimq_sqs._pacing.Idleness.AFTER", 0.0)
+    fixture = make(idle_wait=20, lease=30)
+    until(lambda: fixture.service.asked, "no poll")
+    monkeypatch.setattr("unimq_sqs._pacing.Idleness.AFTER", WITHIN * 1000)
+    fixture.deliver("a")
+    until(lambda: len(fixture.service.asked) >= 2, "no second poll")
+    idle, busy = fixture.service.asked[:2]
+    # What is handed out at its end is hidden for a whole lease from then on.
+    assert (idle["WaitTimeSeconds"], idle["VisibilityTimeout"]) == (20, 50)
+    assert (busy["WaitTimeSeconds"], busy["VisibilityTimeout"]) == (1, 31)
 
 
 def fifo(*names: str, group: str = "g", count: int = 1) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from unimq import AuthError, ConnectionLost, NotFound, UnimqError
@@ -17,6 +18,8 @@ LARGEST_BATCH = 10
 SOFT_BATCH_BYTES = 64 * 1024
 """A request is billed by started 64 KiB: two small ones cost no more than one that exceeds it, and arrive earlier."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_WITHOUT_WAITING = 8
+"""Batches before it is tried again whether waiting brings company, after it did not."""
 
 log = logging.getLogger("unimq.sqs")
 
@@ -31,7 +34,9 @@ class Batcher(Generic[T]):
 
     A batch goes when it is full, when its first item has waited for `linger` seconds, when somebody hurries, and with
     `eager` also when no other is under way: then nothing lingers at low rates, and batches fill by themselves at high
-    ones. `lock` guards everything; `process` and `crashed` are called without it.
+    ones. Items for which `is_patient` says that nobody waits also collect for `window` seconds after the batch before:
+    the first after a quiet time goes at once, and those of a steady stream share requests. `lock` guards everything;
+    `process` and `crashed` are called without it.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Batcher(Generic[T]):
         linger: float,
         eager: bool,
         size: Callable[[T], int] | None = None,
+        window: float = 0.0,
+        is_patient: Callable[[T], bool] | None = None,
     ) -> None:
         self.stopping = threading.Event()
         """Set when `close` runs out of time: retries end."""
@@ -54,8 +61,16 @@ class Batcher(Generic[T]):
         self._linger = linger
         self._eager = eager
         self._size = size
+        self._window = window
+        self._is_patient = is_patient if window else None
         self._lock = threading.Condition()
-        self._waiting: deque[tuple[T, float, int]] = deque()
+        self._waiting: deque[tuple[T, float, int, bool]] = deque()
+        """Each with the time at which it came, its size, and whether it is patient."""
+        self._impatient = 0
+        """Of those that wait."""
+        self._taken_at = -inf
+        self._without_waiting = 0
+        """Batches that go at once, because waiting brought the last one no company."""
         self._waiting_bytes = 0
         self._hurried = 0
         self._active = 0
@@ -74,8 +89,10 @@ class Batcher(Generic[T]):
                 return False
             for item in items:
                 weight = 0 if size is None else size(item)
-                self._waiting.append((item, now, weight))
+                is_patient = self._is_patient is not None and self._is_patient(item)
+                self._waiting.append((item, now, weight, is_patient))
                 self._waiting_bytes += weight
+                self._impatient += not is_patient
             batches = -(-len(self._waiting) // LARGEST_BATCH)
             self._lock.notify(batches)
             for _ in range(min(batches - self._idle, self._limit - self._running)):
@@ -105,8 +122,9 @@ class Batcher(Generic[T]):
         self.stopping.set()
         with self._lock:
             self._ended = True
-            left = [item for item, _, _ in self._waiting]
+            left = [item for item, _, _, _ in self._waiting]
             self._waiting.clear()
+            self._impatient = 0
             self._lock.notify_all()
         return left
 
@@ -154,19 +172,25 @@ class Batcher(Generic[T]):
             or self._closing
             or len(self._waiting) >= LARGEST_BATCH
             or self._waiting_bytes >= SOFT_BATCH_BYTES
-            or (self._eager and not self._active)
         ):
             return 0.0
-        return self._waiting[0][1] + self._linger - time.monotonic()
+        now = time.monotonic()
+        if not self._impatient and not self._without_waiting:
+            return self._taken_at + self._window - now
+        if self._eager and not self._active:
+            return 0.0
+        return self._waiting[0][1] + self._linger - now
 
     def _take(self) -> list[T]:
         batch: list[T] = []
         total = 0
+        self._judge_waiting()
         while self._waiting and len(batch) < LARGEST_BATCH:
-            item, _, weight = self._waiting[0]
+            item, _, weight, is_patient = self._waiting[0]
             if batch and total + weight > SOFT_BATCH_BYTES:
                 break
             self._waiting.popleft()
+            self._impatient -= not is_patient
             batch.append(item)
             total += weight
         self._waiting_bytes -= total
@@ -174,6 +198,17 @@ class Batcher(Generic[T]):
         if self._waiting and self._idle:
             self._lock.notify()
         return batch
+
+    def _judge_waiting(self) -> None:
+        """Stop waiting for a while if it was in vain: whoever sends may wait for room, or for these outcomes."""
+        now = time.monotonic()
+        began, self._taken_at = self._taken_at, now
+        if self._without_waiting:
+            self._without_waiting -= 1
+        elif not self._impatient and len(self._waiting) < LARGEST_BATCH and now >= began + self._window:
+            newest = self._waiting[-1][1]
+            if newest < now - self._window / 2:
+                self._without_waiting = _WITHOUT_WAITING
 
 
 class BatchRequest(Protocol[T]):

@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 
 from unimq import AuthError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
-from unimq.adapter import DeliverySink, OutcomeSink, RequestCount, Source, Target, queue_of
+from unimq.adapter import REPLY_PREFIX, DeliverySink, OutcomeSink, RequestCount, Source, Target, queue_of
 from unimq_sqs._capabilities import SNS_LIMIT, SQS_LIMIT, capabilities_of
 from unimq_sqs._counting import RequestCounts
 from unimq_sqs._directory import FIFO, Directory, FoundQueue, FoundTopic, name_at_aws
@@ -97,7 +97,7 @@ def build_clients(
     return Clients(
         client("sqs", settings.endpoint, short),
         client("sns", settings.sns_endpoint, short),
-        client("sqs", settings.endpoint, settings.options.wait + POLL_RESERVE),
+        client("sqs", settings.endpoint, settings.longest_wait + POLL_RESERVE),
         counts.by_action,
     ), counts
 
@@ -113,6 +113,7 @@ class SQSDriver:
             raise translate(error, "setting up the clients of AWS") from error
         self.requests = counts.by_action
         """See `unimq.adapter.Requesting`."""
+        self._settings = settings
         self.options = settings.options
         self.is_emulator = settings.is_emulator
         self.reconnects = 0
@@ -151,7 +152,7 @@ class SQSDriver:
             connections=_POOL,
             connect_timeout=min(CONNECT_TIMEOUT, timeout),
             read_timeout=min(READ_TIMEOUT, timeout),
-            poll_timeout=settings.options.wait + POLL_RESERVE,
+            poll_timeout=settings.longest_wait + POLL_RESERVE,
         )
 
     def _probe(self) -> tuple[str, bool]:
@@ -439,7 +440,7 @@ class SQSDriver:
                 is_topic=False,
                 is_fifo=queue.is_fifo,
             )
-        return SQSSender(destination, sink, self.options.senders)
+        return SQSSender(destination, sink, self.options.senders, self.options.collect_ms / 1000)
 
     def _limit(self, queue: FoundQueue, timeout: float) -> int:
         """Return the size of the largest message of this queue, which its owner may have lowered."""
@@ -462,6 +463,9 @@ class SQSDriver:
             lease=lease or self.options.visibility,
             keep=lease is None,
             wait=self.options.wait,
+            idle_wait=self._settings.longest_wait,
+            # Somebody waits for each reply.
+            window=0.0 if queue.name.startswith(REPLY_PREFIX) else self.options.collect_ms / 1000,
             pollers=self.options.pollers,
             is_fifo=found.is_fifo,
         )

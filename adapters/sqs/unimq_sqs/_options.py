@@ -30,6 +30,11 @@ class SQSOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     wait: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     """Seconds that one long poll waits. `Consumer.close` waits for the last one, so that no message is stranded in an
     aborted request (L1): longer ones cost a slower close, shorter ones more requests."""
+    idle_wait: Annotated[int, msgspec.Meta(ge=1, le=20)] = 20
+    """The same once nothing has come for a minute; at least `wait`."""
+    collect_ms: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 60
+    """Milliseconds for which enqueued messages, and those of a queue, collect after the request before, so that a
+    steady stream shares requests. Nobody waits who waits for an outcome, nor the first message after a quiet time."""
     visibility: Annotated[int, msgspec.Meta(ge=2, le=LONGEST_VISIBILITY)] = 60
     """Seconds after which the messages of a dead consumer return, where no lease is declared; renewed while held."""
     pollers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
@@ -51,6 +56,11 @@ class Settings:
     sns_endpoint: str | None
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
+
+    @property
+    def longest_wait(self) -> int:
+        """Seconds that a long poll may wait."""
+        return max(self.options.wait, self.options.idle_wait)
 
 
 def read_settings(url: BrokerURL, options: SQSOptions) -> Settings:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from unimq import ConnectionLost, LeaseLost, UnimqError, Unsupported
 from unimq.adapter import Delivery, DeliverySink, SeldomLog
@@ -16,8 +16,9 @@ from unimq_sqs._errors import NATIVE_ERRORS, translate
 from unimq_sqs._held import Ack, Change, Held, Place
 from unimq_sqs._lanes import Lanes
 from unimq_sqs._options import LONGEST_VISIBILITY
+from unimq_sqs._pacing import Idleness, Pace
 from unimq_sqs._settlements import Settlements
-from unimq_sqs._wire import Received, decode
+from unimq_sqs._wire import ATTRIBUTE, Received, decode
 
 if TYPE_CHECKING:
     from unimq_sqs._calls import QueueCalls
@@ -54,6 +55,22 @@ class ReceiverSettings:
     pollers: int
     is_fifo: bool = False
     """SQS keeps an order within message groups (O1)."""
+    idle_wait: int = 0
+    """Of a long poll once nothing has come for a minute, if it is more than `wait`."""
+    window: float = 0.0
+    """Seconds for which messages that trickle in collect; see `unimq_sqs._pacing.Pace`."""
+
+
+class Poll(NamedTuple):
+    """One request for messages, or its repetition."""
+
+    started: float
+    """`time.monotonic` before it was sent."""
+    wait: int
+    hidden: int
+    """Seconds for which SQS hides what it brings."""
+    attempt_id: str
+    """FIFO: by which SQS recognises its repetition."""
 
 
 class SQSReceiver:
@@ -87,15 +104,13 @@ class SQSReceiver:
         self._recovery = threading.Condition(lock)
         """Pollers wait here between attempts: apart from the others, for whom a place is free."""
         self._next_look = inf
-        # SQS counts from the moment at which it hands a message out, anywhere within a long poll. The whole poll is
-        # added, so that the lease can begin at arrival; what is left at its end, the keeper gives back.
-        self._hidden_at_receipt = min(LONGEST_VISIBILITY, settings.lease + settings.wait)
+        self._idleness = Idleness(time.monotonic())
         self._held: set[Held] = set()
         self._lanes = Lanes()
         self._reserved = 0
         """Messages that running polls may bring."""
-        self._unwanted: list[tuple[Received, float]] = []
-        """Messages, with the start of their poll, that came while paused or closing."""
+        self._unwanted: list[tuple[Received, Poll]] = []
+        """Messages, with their poll, that came while paused or closing."""
         self._running_pollers = 0
         self._pollers: list[threading.Thread] = []
         self._paused = False
@@ -157,8 +172,9 @@ class SQSReceiver:
 
     def _poll(self) -> None:
         failures = 0
-        started = 0.0
-        attempt_id = ""
+        poll: Poll | None = None
+        # In a FIFO queue the rest of a group would wait, too, and where a reply is asked for somebody waits.
+        pace = Pace(0.0 if self._settings.is_fifo else self._settings.window)
         while True:
             with self._room:
                 asked = self._wait_for_room()
@@ -166,12 +182,14 @@ class SQSReceiver:
                     self._running_pollers -= 1
                     return
                 self._reserved += asked
-            now = time.monotonic()
-            if not failures or not self._settings.is_fifo or now > started + self._settings.lease / 2:
-                # Else this repeats a request whose answer was lost, and counts from then: what that had, it gets again.
-                started, attempt_id = now, os.urandom(16).hex()
+                now = time.monotonic()
+                is_repeated = failures and self._settings.is_fifo and poll is not None
+                if poll is None or not is_repeated or now > poll.started + self._settings.lease / 2:
+                    # Else this repeats a request whose answer was lost, and counts from then: what that had, it gets
+                    # again.
+                    poll = self._new_poll(now)
             try:
-                messages = self._receive(asked, attempt_id)
+                messages = self._receive(asked, poll)
                 failures = 0
                 self._note_recovery()
             except NATIVE_ERRORS as error:
@@ -184,19 +202,24 @@ class SQSReceiver:
             with self._room:
                 self._reserved -= asked
                 if self._closing or self._paused:
-                    self._unwanted += [(message, started) for message in messages or ()]
+                    self._unwanted += [(message, poll) for message in messages or ()]
                     surplus = self._take_unwanted()
                 elif messages is None:
                     # Alone it goes on for ever: an outage of the service ends, and leases are a matter of time (L3).
                     self._recovery.wait(pause_before(failures))
                     continue
                 else:
-                    self._take_in([(message, started) for message in messages])
+                    self._take_in([(message, poll) for message in messages])
+                    if messages:
+                        self._idleness.note(time.monotonic())
                     if not messages and self._running_pollers > 1:
                         self._running_pollers -= 1
                         return
                     if len(messages) == asked and self._free() > 0 and self._running_pollers < self._settings.pollers:
                         self._add_poller()
+                    pause = pace.pause_after(len(messages), asked)
+                    if pause and not any(map(_wants_reply, messages)):
+                        self._recovery.wait(pause)
                     continue
             self._give_back(surplus)
 
@@ -251,30 +274,38 @@ class SQSReceiver:
             self._room.wait(give_up_waiting - now)
         return 0
 
-    def _receive(self, count: int, attempt_id: str) -> Sequence[Received]:
+    def _new_poll(self, now: float) -> "Poll":
         settings = self._settings
-        repeatable: Any = {"ReceiveRequestAttemptId": attempt_id} if settings.is_fifo else {}
+        wait = max(settings.wait, settings.idle_wait) if self._idleness.is_idle(now) else settings.wait
+        # SQS counts from the moment at which it hands a message out, anywhere within a long poll. The whole poll is
+        # added, so that the lease can begin at arrival; what is left at its end, the keeper gives back.
+        hidden = min(LONGEST_VISIBILITY, settings.lease + wait)
+        return Poll(now, wait, hidden, os.urandom(16).hex() if settings.is_fifo else "")
+
+    def _receive(self, count: int, poll: "Poll") -> Sequence[Received]:
+        settings = self._settings
+        repeatable: Any = {"ReceiveRequestAttemptId": poll.attempt_id} if settings.is_fifo else {}
         response: Received = self._polls.receive_message(
             QueueUrl=settings.url,
             MaxNumberOfMessages=count,
-            WaitTimeSeconds=settings.wait,
-            VisibilityTimeout=self._hidden_at_receipt,
+            WaitTimeSeconds=poll.wait,
+            VisibilityTimeout=poll.hidden,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
             **repeatable,
         )
         return response.get("Messages") or []
 
-    def _take_in(self, messages: Sequence[tuple[Received, float]]) -> None:
+    def _take_in(self, messages: Sequence[tuple[Received, "Poll"]]) -> None:
         by_id: dict[str, Held] = {}
-        for message, started in messages:
+        for message, poll in messages:
             known = by_id.get(message["MessageId"])
             if known is not None:
                 known.handles.append(message["ReceiptHandle"])
                 continue
             system: Received = message.get("Attributes") or {}
             group = system.get("MessageGroupId", "") if self._settings.is_fifo else ""
-            held = Held(message["ReceiptHandle"], started, started + self._hidden_at_receipt, group)
+            held = Held(message["ReceiptHandle"], poll.started, poll.started + poll.hidden, group)
             by_id[message["MessageId"]] = held
             attempt = int(system.get("ApproximateReceiveCount", 1))
             held.delivery = Delivery(decode(message), attempt, held, self._sink, message)
@@ -631,6 +662,13 @@ class SQSReceiver:
                 if left <= 0:
                     return
                 self._room.wait(left)
+
+
+def _wants_reply(message: Received) -> bool:
+    """Tell whether somebody waits, perhaps; the attribute is not parsed for it."""
+    attributes: Received = message.get("MessageAttributes") or {}
+    packed: Received = attributes.get(ATTRIBUTE) or {}
+    return '"reply_to":"' in packed.get("StringValue", "")
 
 
 def _held(delivery: Delivery) -> Held:

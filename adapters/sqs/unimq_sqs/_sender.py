@@ -93,7 +93,7 @@ class SQSSender:
     is_immediate = False
     default_error: type[UnimqError] = SendRejected
 
-    def __init__(self, destination: Destination, sink: OutcomeSink, threads: int) -> None:
+    def __init__(self, destination: Destination, sink: OutcomeSink, threads: int, window: float = 0.0) -> None:
         self.doing = f"sending to {destination.what}"
         self.destination = destination
         self.sink = sink
@@ -109,6 +109,10 @@ class SQSSender:
             linger=LINGER,
             eager=True,
             size=lambda ready: ready.encoded.size,
+            # Within a message group each one waits for the one before.
+            window=0.0 if destination.is_fifo else window,
+            # It was enqueued: only a flush waits for it, and that hurries.
+            is_patient=lambda ready: ready.entry.group is not None,
         )
 
     def submit(self, entries: Sequence[Outgoing]) -> None:
