@@ -511,7 +511,7 @@ class AsyncProducer(Generic[Sent_contra]):
         if not core.admits_freely:
             await self._admit(1, entry.size, entry.deadline)
         core.join_pipeline(entry, on_outcome)
-        core.sender.submit((entry,))
+        core.submit_quietly((entry,))
         return entry.message.id
 
     async def flush(self, timeout: Seconds | None = None) -> None:

@@ -15,6 +15,7 @@ from unimq._message import NO_HEADERS, Message, compose, prepare
 from unimq._middleware import Middleware, call_hooks
 from unimq._outgoing import OnOutcome, Outcome, Outgoing, PipelinedGroup
 from unimq._receipt import Receipt
+from unimq._served import ServedSender
 from unimq._waiting import Waiters, Wake, deadline_after
 from unimq.adapter import Sender
 
@@ -93,6 +94,10 @@ class ProducerCore:
         ]
         self.queue_ttl: float | None = target.ttl_seconds if isinstance(target, Queue) else None
         self.sender: Sender
+        self.served: ServedSender | None = None
+        """The sender, if callers that wait are to bring outcomes themselves."""
+        self.submit_quietly: Callable[[Sequence[Outgoing]], None]
+        """For callers that do so, and for enqueued messages; `Sender.submit` if there is no other way."""
         self.is_immediate: bool = False
         """Every outcome comes inside `submit`, so that nothing is ever outstanding and no window is kept (S5)."""
         self.admits_freely: bool = False
@@ -146,6 +151,8 @@ class ProducerCore:
     def use(self, sender: Sender) -> None:
         """Send by this sender from now on."""
         self.sender = sender
+        self.served = sender if isinstance(sender, ServedSender) else None
+        self.submit_quietly = sender.submit if self.served is None else self.served.submit_quietly
         self.is_immediate = self.admits_freely = sender.is_immediate
 
     def admit(self, count: int, size: int) -> Literal[True] | None:
@@ -174,6 +181,26 @@ class ProducerCore:
         with self.lock:
             entry.group = self.group
             self.group.remaining += 1
+
+    def admit_to_pipeline(self, entry: Outgoing) -> Literal[True] | None:
+        """Attempt what `admit` and `join_pipeline` do, in one step.
+
+        Raises:
+            Closed: the producer was closed.
+
+        """
+        size = entry.size
+        with self.lock:
+            if self.closed:
+                raise Closed(self.closed)
+            outstanding = self.outstanding
+            if outstanding and (outstanding >= self.window or self.outstanding_bytes + size > self.window_bytes):
+                return None
+            self.outstanding = outstanding + 1
+            self.outstanding_bytes += size
+            entry.group = group = self.group
+            group.remaining += 1
+        return True
 
     def check_open(self) -> None:
         """Raise `Closed` if the producer was closed, or is the parent's, whose outcomes never come here (L2)."""
@@ -248,31 +275,45 @@ class ProducerCore:
             if any(entry.group is not None for entry in entries):
                 self._finish_pipelined(entries, error)
             return
-        wakes: list[Wake] = []
-        pipelined: list[Outgoing] = []
         if self.on_published:
             entries = [entry for entry in entries if not entry.done]
+        wakes: list[Wake] = []
+        told: list[Outgoing] = []
+        finished: list[PipelinedGroup] = []
+        size = count = 0
         with self.lock:
             for entry in entries:
                 if entry.done:
                     continue
+                # No call in here, so that a signal's handler cannot come in between.
                 entry.error = error
                 entry.done = True
-                self.outstanding -= 1
-                self.outstanding_bytes -= entry.size
+                count += 1
+                size += entry.size
                 if entry.wake is not None:
                     wakes.append(entry.wake)
                     entry.wake = None
-                if entry.group is not None:
-                    pipelined.append(entry)
+                group = entry.group
+                if group is None:
+                    continue
+                if error is not None or entry.on_outcome is not None or self.on_published:
+                    told.append(entry)
+                    continue
+                group.remaining -= 1
+                if group.remaining == 0:
+                    finished.append(group)
+            self.outstanding -= count
+            self.outstanding_bytes -= size
         if self.room.wakes:
             self.room.wake_all()
         if self.on_published:
             self._call_published(entries)
         for wake in wakes:
             wake()
-        if pipelined:
-            self._finish_pipelined(pipelined, error)
+        for group in finished:
+            group.finished.wake_all()
+        if told:
+            self._finish_pipelined(told, error)
 
     def _call_published(self, entries: Sequence[Outgoing]) -> None:
         for entry in entries:
@@ -281,7 +322,8 @@ class ProducerCore:
     def _finish_pipelined(self, entries: Sequence[Outgoing], error: UnimqError | None) -> None:
         """Tell the callbacks first, so that a flush returns after the last of them (S6)."""
         for entry in entries:
-            self._call(entry)
+            if entry.on_outcome is not None:
+                self._call(entry, entry.on_outcome)
         finished: list[PipelinedGroup] = []
         with self.lock:
             for entry in entries:
@@ -296,10 +338,9 @@ class ProducerCore:
         for group in finished:
             group.finished.wake_all()
 
-    def _call(self, entry: Outgoing) -> None:
+    def _call(self, entry: Outgoing, on_outcome: OnOutcome) -> None:
         try:
-            if entry.on_outcome is not None:
-                entry.on_outcome(entry.outcome)
+            on_outcome(entry.outcome)
         except Exception as error:  # noqa: BLE001 - a fault of the user's callback must not end the driver's thread
             self.seldom.say(
                 "callback-failed",

@@ -1,5 +1,6 @@
 """The synchronous front: waits on locks; every rule is in the cores it shares with the asyncio front."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,7 @@ from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
 from unimq._runs import Runs
 from unimq._sending import GRACE, ManySends, OutcomeWaiters, ProducerCore, name_message, raise_failures
-from unimq._waiting import block_until, deadline_after, remaining
+from unimq._waiting import Registry, block_until, deadline_after, remaining
 
 
 def connect(
@@ -407,7 +408,7 @@ class Producer(Generic[Sent_contra]):
     def __init__(self, broker: BrokerCore, core: ProducerCore) -> None:
         self._broker = broker
         self._core = core
-        self._submit = core.sender.submit
+        self._submit = core.submit_quietly
 
     def send(
         self,
@@ -453,7 +454,7 @@ class Producer(Generic[Sent_contra]):
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
         if not core.admits_freely and core.admit(1, entry.size) is None:
-            _wait_for_room(core, 1, entry.size, deadline)
+            _wait_for_room(core, functools.partial(core.admit, 1, entry.size), deadline)
         self._submit((entry,))
         if not entry.done:
             _wait_for_outcome(core, entry)
@@ -490,11 +491,11 @@ class Producer(Generic[Sent_contra]):
         sending = ManySends(core, messages, deadline)
         for part, size in sending.parts():
             if not core.admits_freely and core.admit(len(part), size) is None:
-                _wait_for_room(core, len(part), size, deadline)
+                _wait_for_room(core, functools.partial(core.admit, len(part), size), deadline)
             self._submit(part)
         for entry in sending.entries:
             if not entry.done:
-                block_until(OutcomeWaiters(core, entry), entry.is_done, deadline + GRACE)
+                _wait_for(core, OutcomeWaiters(core, entry), entry.is_done, deadline + GRACE)
         return sending.finish(return_errors=return_errors)
 
     def enqueue(
@@ -530,9 +531,12 @@ class Producer(Generic[Sent_contra]):
         message = compose(payload, key, headers, message_id, content_type, correlation_id, reply_to, delay, ttl)
         deadline = time.monotonic() + core.timeout
         entry = core.entry(message, deadline)
-        if not core.admits_freely and core.admit(1, entry.size) is None:
-            _wait_for_room(core, 1, entry.size, deadline)
-        core.join_pipeline(entry, on_outcome)
+        if core.admits_freely:
+            core.join_pipeline(entry, on_outcome)
+        else:
+            entry.on_outcome = on_outcome
+            if core.admit_to_pipeline(entry) is None:
+                _wait_for_room(core, functools.partial(core.admit_to_pipeline, entry), deadline)
         self._submit((entry,))
         return entry.message.id
 
@@ -552,7 +556,7 @@ class Producer(Generic[Sent_contra]):
         core.check_open()
         deadline = core.flush_deadline(timeout)
         group = core.start_flush()
-        block_until(group.finished, group.is_finished, deadline)
+        _wait_for(core, group.finished, group.is_finished, deadline)
         raise_failures(core.failures(group))
 
     def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
@@ -771,13 +775,23 @@ class Consumer(Generic[Value_co]):
         return f"<Consumer of {self._core.source_name!r}{' closed' if self._core.closed else ''}>"
 
 
-def _wait_for_room(core: ProducerCore, messages: int, size: int, deadline: float) -> None:
-    if block_until(core.room, lambda: core.admit(messages, size), deadline) is None:
+def _wait_for(
+    core: ProducerCore, registry: Registry, attempt: Callable[[], Literal[True] | None], deadline: float
+) -> Literal[True] | None:
+    if core.served is not None:
+        found = core.served.serve(attempt, deadline)
+        if found is not None:
+            return found
+    return block_until(registry, attempt, deadline)
+
+
+def _wait_for_room(core: ProducerCore, attempt: Callable[[], Literal[True] | None], deadline: float) -> None:
+    if _wait_for(core, core.room, attempt, deadline) is None:
         raise core.still_full()
 
 
 def _wait_for_outcome(core: ProducerCore, entry: Outgoing) -> None:
-    if block_until(OutcomeWaiters(core, entry), entry.is_done, entry.deadline + GRACE) is None:
+    if _wait_for(core, OutcomeWaiters(core, entry), entry.is_done, entry.deadline + GRACE) is None:
         raise core.overdue(entry)
 
 
@@ -785,7 +799,7 @@ def _finish_producer(broker: BrokerCore, core: ProducerCore, deadline: float) ->
     if not core.stop(f"the producer to {core.target.name!r} is closed"):
         return []
     group = core.start_flush()
-    block_until(group.finished, group.is_finished, deadline)
+    _wait_for(core, group.finished, group.is_finished, deadline)
     broker.close_producer(core, remaining(deadline))
     return core.failures(group) + core.failures(core.group)
 

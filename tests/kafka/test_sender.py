@@ -2,12 +2,14 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from unimq_kafka._options import KafkaOptions, producer_settings
-from unimq_kafka._producer import Position, SharedProducer
+from unimq_kafka._producer import Job, Position, SharedProducer
 from unimq_kafka._sender import KafkaSender
 
 from unimq import (
@@ -21,6 +23,7 @@ from unimq import (
     SendUnknown,
     UnimqError,
 )
+from unimq._outgoing import OnOutcome, PipelinedGroup
 from unimq.adapter import Outgoing
 
 from .conftest import NoDelays, Outcomes, Tiers, outgoing, until
@@ -95,9 +98,10 @@ def test_a_success_without_an_offset_is_no_proof(producer: SharedProducer, addre
     sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
     hand_over = producer._hand_over
 
-    def pretend(job: object) -> bool:
+    def pretend(job: Job) -> bool:
         producer._hand_over = hand_over  # type: ignore[method-assign]
-        producer._on_report(job, None, Duplicate())  # type: ignore[arg-type]
+        job.report = producer._take_report
+        job(None, Duplicate())  # type: ignore[arg-type]
         return True
 
     producer._hand_over = pretend  # type: ignore[method-assign]
@@ -285,4 +289,173 @@ def test_the_headers_of_the_delay_count_in_the_size(producer: SharedProducer, to
     sender.submit([fits, large])
     sink.wait_for(2)
     assert [(name, type(error)) for name, error in sink.errors] == [("large", MessageTooLarge)]
+    sender.close(5)
+
+
+def in_pipeline(body: bytes, on_outcome: OnOutcome | None = None) -> Outgoing:
+    entry = outgoing(body)
+    entry.group = PipelinedGroup()
+    entry.on_outcome = on_outcome
+    return entry
+
+
+class TellingThreads(Outcomes):
+    """Notes in which thread each outcome is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: dict[str, threading.Thread] = {}
+
+    def stored(self, entries: Sequence[Outgoing]) -> None:
+        self.threads |= {entry.message.id: threading.current_thread() for entry in entries}
+        super().stored(entries)
+
+
+def test_who_waits_serves_the_reports_but_calls_nobody_back(producer: SharedProducer, topic: str) -> None:
+    sink, us = TellingThreads(), threading.current_thread()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    until(lambda: producer.is_resting)
+    sender.submit_quietly([outgoing(b"waited for")])
+    # It serves for a while only; what takes longer is seen to by the thread.
+    if sender.serve(lambda: True if sink.kept else None, time.monotonic() + 60) is not None:
+        assert sink.threads == {"waited for": us}
+    until(lambda: len(sink.kept) == 1)
+    sender.submit_quietly([in_pipeline(b"with callback", lambda outcome: None), outgoing(b"beside it")])
+    sender.serve(lambda: True if len(sink.kept) == 3 else None, time.monotonic() + 60)
+    until(lambda: len(sink.kept) == 3)
+    assert sink.threads["with callback"] is not us
+    sender.close(5)
+
+
+def test_what_is_enqueued_gets_its_outcome_though_nobody_waits(producer: SharedProducer, topic: str) -> None:
+    sink, us = TellingThreads(), threading.current_thread()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    sender.submit_quietly([in_pipeline(b"alone")])
+    until(lambda: len(sink.kept) == 1)
+    assert sink.threads["alone"] is not us
+    until(lambda: producer.is_resting)
+    sender.submit_quietly([in_pipeline(b"again")])
+    until(lambda: len(sink.kept) == 2)
+    sender.close(5)
+
+
+def test_many_threads_that_wait_share_the_client(producer: SharedProducer, address: str, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+
+    def is_told(entry: Outgoing) -> Literal[True] | None:
+        return None if entry in sender.outstanding else True
+
+    def send(thread: int) -> None:
+        for number in range(100):
+            entry = outgoing(b"%d-%03d" % (thread, number))
+            sender.submit_quietly([entry])
+            if sender.serve(partial(is_told, entry), time.monotonic() + 60) is None:
+                until(partial(is_told, entry))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not sink.errors
+    assert stored(address, topic) == sorted(b"%d-%03d" % (t, n) for t in range(4) for n in range(100))
+    sender.close(5)
+
+
+def send_until_interrupted(sender: KafkaSender) -> list[str]:
+    """Send and wait until that is interrupted, which it is in this thread only; return what was sent."""
+    sent: list[str] = []
+    while True:
+        sent += [f"{len(sent)}a", f"{len(sent)}b"]
+        sender.submit_quietly([outgoing(name.encode()) for name in sent[-2:]])
+        try:
+            sender.serve(lambda: None if sender.outstanding else True, time.monotonic() + 60)
+        except KeyboardInterrupt:
+            return sorted(sent)
+        until(lambda: not sender.outstanding)
+
+
+def test_an_interrupted_sender_loses_no_outcome(producer: SharedProducer, topic: str) -> None:
+    class Interrupted(Outcomes):
+        interruptions = 0
+
+        def stored(self, entries: Sequence[Outgoing]) -> None:
+            if threading.current_thread() is threading.main_thread():
+                self.interruptions += 1
+                if self.interruptions == 1:
+                    raise KeyboardInterrupt
+            super().stored(entries)
+
+    sink = Interrupted()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    sent = send_until_interrupted(sender)
+    until(lambda: sink.told() == sent)
+    assert not sink.errors
+    until(lambda: not sender.outstanding)
+    sender.close(5)
+
+
+def test_a_report_whose_callback_was_interrupted_is_unknown(producer: SharedProducer, topic: str) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    take_report, interruptions = producer._take_report, 0
+
+    def interrupt(job: Job) -> None:
+        nonlocal interruptions
+        if threading.current_thread() is threading.main_thread():
+            interruptions += 1
+            if interruptions == 1:
+                raise KeyboardInterrupt
+        take_report(job)
+
+    producer._take_report = interrupt
+    sent = send_until_interrupted(sender)
+    until(lambda: sink.told() == sent)
+    assert [type(error) for _, error in sink.errors] == [SendUnknown]
+    until(lambda: not sender.outstanding)
+    sender.close(5)
+
+
+def test_a_fault_in_the_thread_of_a_sender_leaves_nobody_waiting(producer: SharedProducer, topic: str) -> None:
+    class Faulty(Outcomes):
+        faults = 0
+
+        def stored(self, entries: Sequence[Outgoing]) -> None:
+            self.faults += 1
+            if self.faults == 1:
+                raise RuntimeError("made for this test")
+            super().stored(entries)
+
+    sink = Faulty()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    sender.submit_quietly([outgoing(b"1")])
+    sender.serve(lambda: True if sink.faults else None, time.monotonic() + 60)
+    until(lambda: sink.told() == ["1"])
+    # As unknown, or as stored if the thread was quicker to try again than to learn of the fault.
+    assert all(type(error) is SendUnknown for _, error in sink.errors)
+    sender.submit_quietly([outgoing(b"2")])
+    sender.serve(lambda: True if len(sink.told()) == 2 else None, time.monotonic() + 60)
+    until(lambda: sink.told() == ["1", "2"])
+    sender.close(5)
+
+
+def test_what_the_client_gives_up_with_a_broker_is_sent_again(
+    producer: SharedProducer, address: str, topic: str
+) -> None:
+    sink = Outcomes()
+    sender = KafkaSender(producer, topic, LIMIT, sink, NoDelays())
+    hand_over = producer._hand_over
+
+    def give_up(job: Job) -> bool:
+        producer._hand_over = hand_over  # type: ignore[method-assign]
+        job.error = KafkaError(KafkaError._DESTROY)
+        producer._take_report(job)
+        return True
+
+    producer._hand_over = give_up  # type: ignore[method-assign]
+    sender.submit([outgoing(b"first"), outgoing(b"second")])
+    until(lambda: len(sink.kept) == 2)
+    assert stored(address, topic) == [b"first", b"second"]
+    assert not sink.errors
     sender.close(5)

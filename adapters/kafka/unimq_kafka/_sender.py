@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -10,13 +11,28 @@ from unimq import AuthError, InvalidMessage, MessageTooLarge, NotFound, SendReje
 from unimq.adapter import Message, OutcomeSink, Outgoing
 from unimq_kafka._delayed_sends import DelayedSends, Provider
 from unimq_kafka._errors import is_missing, native_of, send_error
-from unimq_kafka._producer import Job, SharedProducer
+from unimq_kafka._producer import SERVE_EVERY, Job, SharedProducer
 from unimq_kafka._tiers import delay_topic
-from unimq_kafka._wire import WireHeaders, encode_delay, encode_headers, encode_key, encode_timestamp, record_size
+from unimq_kafka._wire import (
+    OLD,
+    WireHeaders,
+    encode_delay,
+    encode_headers,
+    encode_key,
+    encode_timestamp,
+    has_id_only,
+    record_size,
+)
+
+T = TypeVar("T")
+
+_SHORT = 100
+_ROOM = 1000
+"""Bytes that suffice for the framing of a record, and an id and a key of so many characters."""
 
 
 class KafkaSender:
-    """The sender of one producer. Whoever takes an entry out of `outstanding` reports it, so that it is done once.
+    """The sender of one producer; `outstanding` says what was not reported yet.
 
     `outstanding` is changed by operations that are atomic in CPython.
     """
@@ -28,6 +44,7 @@ class KafkaSender:
         self._producer = producer
         self._topic = topic
         self._limit = limit
+        self._small = limit - _ROOM
         self._sink = sink
         self._drained = threading.Event()
         self._is_closing = False
@@ -37,23 +54,55 @@ class KafkaSender:
 
     def submit(self, entries: Sequence[Outgoing]) -> None:
         """See `unimq.adapter.Sender.submit`."""
-        outstanding = self.outstanding
+        self._submit(entries)
+        self._producer.wake()
+
+    def submit_quietly(self, entries: Sequence[Outgoing]) -> None:
+        """See `unimq._served.ServedSender.submit_quietly`."""
+        self._submit(entries)
+        if entries[0].group is not None:
+            producer = self._producer
+            producer.unserved += len(entries)
+            if producer.unserved >= SERVE_EVERY or producer.is_resting:
+                producer.look()
+
+    def serve(self, attempt: Callable[[], T | None], deadline: float) -> T | None:
+        """See `unimq._served.ServedSender.serve`."""
+        return self._producer.serve(attempt, deadline)
+
+    def _submit(self, entries: Sequence[Outgoing]) -> None:
+        outstanding, produce, topic, small = self.outstanding, self._producer.produce, self._topic, self._small
         refused: list[tuple[Outgoing, UnimqError]] = []
+        now = time.time()
         for entry in entries:
             message = entry.message
             try:
+                sent_at = message.sent_at
+                if (
+                    has_id_only(message)
+                    and not message.delay
+                    and -OLD < now - sent_at < OLD
+                    and len(message.body) <= small
+                    and len(message.id) <= _SHORT
+                    and ((name := message.key) is None or len(name) <= _SHORT)
+                ):
+                    # What the rest comes to for most messages.
+                    key = None if name is None else encode_key(name)
+                    outstanding[entry] = None
+                    produce(Job(self, entry, topic, key, None, int(sent_at * 1000)))
+                    continue
                 key = encode_key(message.key)
                 headers = encode_headers(message)
                 if message.delay:
                     due = encode_delay(message, headers)
                     self._check_size(message, key, headers)
                     outstanding[entry] = None
-                    self._delayed.send(Job(self, entry, self._delay_topic, key, headers, int(time.time() * 1000)), due)
+                    self._delayed.send(Job(self, entry, self._delay_topic, key, headers, int(now * 1000)), due)
                     continue
                 timestamp = encode_timestamp(message, headers)
                 self._check_size(message, key, headers)
                 outstanding[entry] = None
-                self._producer.produce(Job(self, entry, self._topic, key, headers, timestamp))
+                produce(Job(self, entry, topic, key, headers, timestamp))
             except KafkaException as error:
                 refused.append((entry, self._error(entry, native_of(error))))
             except UnimqError as error:
@@ -62,7 +111,6 @@ class KafkaSender:
                 invalid = InvalidMessage(f"message {message.id} cannot be encoded: {error}", message_id=message.id)
                 invalid.__cause__ = error
                 refused.append((entry, invalid))
-        self._producer.wake()
         for entry, refusal in refused:
             outstanding.pop(entry, None)
             self._sink.failed((entry,), refusal)
@@ -80,6 +128,7 @@ class KafkaSender:
         """See `unimq.adapter.Sender.close`."""
         self._is_closing = True
         if self.outstanding:
+            self._producer.wake()
             self._drained.wait(timeout)
         self.fail_all(f"the producer to {self._topic!r} was closed before the answer came")
         self._producer.detach(self)
@@ -87,10 +136,16 @@ class KafkaSender:
     # From the thread that serves the reports.
 
     def take_reports(self, stored: list[Outgoing], failed: list[tuple[Outgoing, KafkaError]]) -> None:
-        """Report outcomes; those of entries that were reported before, as overdue, are dropped."""
-        stored = [entry for entry in stored if self._claim(entry)]
+        """Report outcomes; those of entries that were reported before, as overdue, are dropped.
+
+        An entry is taken out of `outstanding` when it has been reported: see `SharedProducer` about interruptions.
+        """
+        outstanding = self.outstanding
+        stored = [entry for entry in stored if entry in outstanding]
         if stored:
             self._sink.stored(stored)
+            for entry in stored:
+                outstanding.pop(entry, None)
         for entry, error in failed:
             if entry.message.delay and is_missing(error):
                 self._delayed.forget()

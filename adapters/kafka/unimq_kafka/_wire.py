@@ -31,7 +31,7 @@ _OF_DELAYS = frozenset({SENT_AT, DUE, ATTEMPTS})
 WireHeaders = list[tuple[str, bytes]]
 """Headers as we write them; those that others wrote may have no value."""
 
-_OLD = 60.0
+OLD = 60.0
 """Seconds of age beyond which a record's timestamp is now: retention goes by it, and would drop old dead letters."""
 _BATCH_OVERHEAD = 61 + 36
 """Bytes of the head of a batch and, at most, of a record without headers."""
@@ -57,6 +57,17 @@ class Record(Protocol):
 def encode_key(key: str | None) -> bytes | None:
     """Return the key's bytes; a key that came from elsewhere and was no UTF-8 becomes what it was."""
     return None if key is None else key.encode("utf-8", "surrogateescape")
+
+
+def has_id_only(message: Message) -> bool:
+    """Tell whether `encode_headers` would return the id alone."""
+    return (
+        message.headers is NO_HEADERS
+        and message.content_type is None
+        and message.correlation_id is None
+        and message.reply_to is None
+        and message.expires_at is None
+    )
 
 
 def encode_headers(message: Message) -> WireHeaders:
@@ -93,7 +104,7 @@ def encode_headers(message: Message) -> WireHeaders:
 def encode_timestamp(message: Message, headers: WireHeaders) -> int:
     """Return the record's timestamp in milliseconds, which is the time of the send unless that is long ago."""
     now = time.time()
-    if abs(now - message.sent_at) <= _OLD:
+    if abs(now - message.sent_at) <= OLD:
         return int(message.sent_at * 1000)
     headers.append((SENT_AT, b"%d" % (message.sent_at * 1000)))
     return int(now * 1000)
@@ -141,7 +152,7 @@ def end_of_delay(wire: Sequence[tuple[str, bytes | None]]) -> tuple[list[tuple[s
     Its time of sending stays; see `encode_timestamp`.
     """
     sent_at, now = _number(wire, SENT_AT), int(time.time() * 1000)
-    is_recent = abs(now - sent_at) <= _OLD * 1000
+    is_recent = abs(now - sent_at) <= OLD * 1000
     headers = [each for each in wire if each[0] != DUE and not (is_recent and each[0] == SENT_AT)]
     return headers, sent_at if is_recent else now
 
