@@ -1,5 +1,6 @@
 """The receiver with a scripted SQS: leases by our own clock, order of changes, duplicates, pauses and closing."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -282,6 +283,34 @@ def test_one_message_twice_in_one_answer_is_delivered_once_and_deleted_twice(mak
     fixture.receiver.ack(fixture.sink.delivered)
     assert fixture.settle() == []
     assert sorted(fixture.service.deleted) == ["b", "handle-1", "handle-2"]
+
+
+def test_what_arrives_with_another_checksum_is_nobody_s_until_it_comes_again(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make()
+    right = hashlib.md5(b"a", usedforsecurity=False).hexdigest()
+    good, bad, worse = (message(name) | {"MD5OfBody": right} for name in "aaa")
+    bad["Body"] = "b"
+    worse["MD5OfMessageAttributes"] = right
+    fixture.service.answer([bad, worse, message("c")])
+    until(lambda: fixture.sink.delivered, "the good one did not come")
+    assert [delivery.id for delivery in fixture.sink.delivered] == ["c"]
+    assert "another checksum" in caplog.text
+    fixture.service.answer([good])
+    until(lambda: len(fixture.sink.delivered) == 2, "it did not come again")
+    assert fixture.service.changed == [], "it is left to the end of its lease, so that it does not come at once"
+
+
+def test_what_follows_a_broken_message_of_its_group_waits_for_it(make: Make) -> None:
+    fixture = make(is_fifo=True, prefetch=100)
+    first, second, third = fifo("a", "b", "c")
+    second["MD5OfBody"] = "0" * 32
+    fixture.service.answer([first, second, third, *fifo("d", group="h")])
+    until(lambda: len(fixture.sink.delivered) == 2, "not delivered")
+    fixture.receiver.ack(fixture.sink.delivered)
+    fixture.settle()
+    assert ids(fixture) == ["a", "d"], "c overtook b"
 
 
 def test_a_failed_delete_is_repeated_or_reported(make: Make) -> None:

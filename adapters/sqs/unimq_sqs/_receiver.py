@@ -18,7 +18,7 @@ from unimq_sqs._lanes import Lanes
 from unimq_sqs._options import LONGEST_VISIBILITY
 from unimq_sqs._pacing import Idleness, Pace
 from unimq_sqs._settlements import Settlements
-from unimq_sqs._wire import ATTRIBUTE, Received, decode
+from unimq_sqs._wire import ATTRIBUTE, Received, arrived_whole, decode
 
 if TYPE_CHECKING:
     from unimq_sqs._calls import QueueCalls
@@ -294,7 +294,29 @@ class SQSReceiver:
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
             **repeatable,
         )
-        return response.get("Messages") or []
+        messages: Sequence[Received] = response.get("Messages") or ()
+        return messages if all(map(arrived_whole, messages)) else self._without_broken(messages)
+
+    def _without_broken(self, messages: Sequence[Received]) -> Sequence[Received]:
+        """Leave out what did not arrive as it was sent, and what follows it in its group (O1): it returns later."""
+        found: list[Received] = []
+        groups: set[str] = set()
+        for message in messages:
+            system: Received = message.get("Attributes") or {}
+            group = system.get("MessageGroupId", "") if self._settings.is_fifo else ""
+            if arrived_whole(message) and group not in groups:
+                found.append(message)
+                continue
+            if group:
+                groups.add(group)
+            self._seldom.say(
+                "checksum-differs",
+                "message %s of %s, or one before it, arrived with another checksum; it returns when its lease ends",
+                message.get("MessageId"),
+                self.where,
+                source=self._settings.queue,
+            )
+        return found
 
     def _take_in(self, messages: Sequence[tuple[Received, "Poll"]]) -> None:
         by_id: dict[str, Held] = {}
