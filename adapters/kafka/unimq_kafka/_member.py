@@ -28,6 +28,8 @@ _COMMIT_INTERVAL = 0.2
 """Seconds between commits, if nobody asks for one."""
 _PROOF = 5.0
 """Seconds within which the commit of a partition that is given up is confirmed."""
+_LOOK_INTERVAL = 5.0
+"""Seconds between looks whether a topic is still the same one."""
 _READ_COMMITTED = 30.0
 """Seconds to try to read what was done in a new partition."""
 
@@ -81,6 +83,7 @@ class Member(Generic[H]):
         self._is_topic_in_doubt = False
         self._is_classic = settings["group.protocol"] == "classic"
         self._next_commit = 0.0
+        self._next_look = 0.0
         self.consumer = Consumer({**settings, "error_cb": self._on_error, "on_commit": self._on_commit})
         keep(self.consumer)
 
@@ -118,6 +121,24 @@ class Member(Generic[H]):
         if most > 1:
             for record in self.consumer.consume(most - 1, 0):
                 self._take(record, take)
+
+    def poll_batches(self, most: int, timeout: float, take: Callable[[list[Record]], None]) -> None:
+        """Do what `poll` does, but give the messages to `take` in batches."""
+        first = self.consumer.poll(timeout)
+        if first is None:
+            return
+        self._take_batch([first], take)
+        if most > 1:
+            self._take_batch(self.consumer.consume(most - 1, 0), take)
+
+    def _take_batch(self, records: list[Record], take: Callable[[list[Record]], None]) -> None:
+        good = [record for record in records if record.error() is None]
+        if len(good) < len(records):
+            for record in records:
+                if record.error() is not None:
+                    self._take(record, lambda record: take([record]))
+        if good:
+            take(good)
 
     def _take(self, record: Record, take: Callable[[Record], None]) -> None:
         error = record.error()
@@ -312,9 +333,36 @@ class Member(Generic[H]):
             self.end = request_error(error, f"the consumer of {self.topic!r} ended")
 
     def look_if_in_doubt(self) -> None:
-        """End if something hinted that the topic was deleted, and it was."""
+        """End if something hinted that the topic was deleted, and it was; begin again if it is another one by now."""
         if self._is_topic_in_doubt:
             self._look_for_topic()
+            self._next_look = 0.0
+        if self._is_classic and self.partitions and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_INTERVAL
+            self._look_for_other_topic()
+
+    def _look_for_other_topic(self) -> None:
+        """Begin at the beginning of a topic that was made again, which nobody tells to members of the classic protocol.
+
+        The client would go on at the offset that it had reached in the former one.
+        """
+        topic_id = self._find_topic_id()
+        gone = [p for p in self.partitions.values() if topic_id and p.topic_id and p.topic_id != topic_id]
+        if not gone:
+            return
+        log.warning("the topic %r was deleted and made again; it is read from its beginning", self.topic)
+        stopped = [TopicPartition(self.topic, p.partition) for p in gone if p.partition in self.stopped]
+        self.drop(gone)
+        try:
+            for old in gone:
+                self.partitions[old.partition] = PartitionProgress(old.partition, topic_id, 0, set())
+                self.consumer.seek(TopicPartition(self.topic, old.partition, 0))
+            if stopped:
+                self.consumer.resume(stopped)
+        except KafkaException as failed:
+            log.debug("beginning with the new %r failed: %s", self.topic, failed)
+            self.end = self.end or NotFound(f"the topic {self.topic!r} was deleted and made again")
+        self._owner.assigned()
 
     def _look_for_topic(self) -> None:
         """End if the topic was deleted, which the client does not say: it only has no partitions any more."""
