@@ -17,7 +17,7 @@ Rules that hold for every call:
 * A driver needs no locks of its own against the portable layer, but its calls come from many threads at once (L2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
@@ -29,6 +29,7 @@ from unimq._errors import UnimqError
 from unimq._events import SeldomLog
 from unimq._instruments import Reconnecting, RequestCount, Requesting
 from unimq._lanes import Lanes
+from unimq._load import Load
 from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
 from unimq._outgoing import Outgoing
@@ -46,9 +47,11 @@ __all__ = [
     "Delivery",
     "DeliverySink",
     "Driver",
+    "EstimatingAdapter",
     "Feature",
     "Headers",
     "Lanes",
+    "Load",
     "Mailbox",
     "Message",
     "OfflineAdapter",
@@ -286,6 +289,20 @@ class OfflineAdapter(Adapter, Protocol):
 
         Raises:
             ConfigError: host, port, path or an option is wrong for this backend, as far as that shows.
+
+        """
+        ...
+
+
+@runtime_checkable
+class EstimatingAdapter(Adapter, Protocol):
+    """An adapter of a service that bills requests, and knows how many a load takes; for ``unimq cost``."""
+
+    def billed_requests(self, options: Any, load: Load) -> Mapping[str, float]:
+        """Return the requests that are billed per second, by the actions of `Requesting`; no I/O.
+
+        Raises:
+            ConfigError: the service takes no such messages.
 
         """
         ...

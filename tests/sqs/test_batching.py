@@ -272,7 +272,7 @@ def test_collecting_in_vain_is_left_for_a_while(monkeypatch: pytest.MonkeyPatch)
     while asked.add(2) <= 0:
         asked.take()
         at_once += 1
-    assert at_once == _batching._WITHOUT_WAITING
+    assert at_once == _batching.WITHOUT_WAITING
     # Now one comes late, so that it was not in vain.
     asked.add(3, after=0.75)
     asked.take(after=0.25)

@@ -28,12 +28,12 @@ def bench(
     json: bool,
 ) -> int:
     """Measure; return 0, 1 if a row lost, changed or invented messages or failed, or 130 after Ctrl-C."""
-    benches, workloads, results = _module("bench"), _module("workloads"), _module("results")
-    catalogue, targets, recording = _module("rows.catalogue"), _module("targets"), _module("recording")
-    reporting, environments = _module("reporting"), _module("rows.environments")
+    benches, workloads, results = module("bench"), module("workloads"), module("results")
+    catalogue, targets, recording = module("rows.catalogue"), module("targets"), module("recording")
+    reporting, environments = module("reporting"), module("rows.environments")
     # Told now, not after minutes of measuring.
     _must_be_writable(html)
-    page = _module("page") if html is not None else None
+    page = module("page") if html is not None else None
     wanted = [each for text in on for each in text.split(",") if each]
     if not wanted:
         url = os.environ.get("UNIMQ_URL")
@@ -79,7 +79,7 @@ def bench(
 
 def compare(before: Path, after: Path, *, html: Path | None, fail_if_worse: bool) -> int:
     """Print what changed; return 0, or 1 if `fail_if_worse` and a ratio got worse or a row began to lose messages."""
-    results, comparing, changes = _module("results"), _module("compare"), _module("sections.changes")
+    results, comparing, changes = module("results"), module("compare"), module("sections.changes")
     _must_be_writable(html)
     try:
         comparison = comparing.compare(comparing.read(before), comparing.read(after))
@@ -95,7 +95,7 @@ def compare(before: Path, after: Path, *, html: Path | None, fail_if_worse: bool
 
 def page(result: Path, html: Path) -> int:
     """Write the page of a result file."""
-    results, pages, comparing = _module("results"), _module("page"), _module("compare")
+    results, pages, comparing = module("results"), module("page"), module("compare")
     _must_be_writable(html)
     try:
         html.write_text(pages.page(comparing.read(result)), encoding="utf-8")
@@ -106,7 +106,7 @@ def page(result: Path, html: Path) -> int:
 
 def plan(*, rate: float, size: int, backend: str, result: Path | None, prices: Path | None, row: str) -> int:
     """Tell what a rate takes."""
-    results, planning, pricing = _module("results"), _module("planning"), _module("prices")
+    results, planning, pricing = module("results"), module("planning"), module("prices")
     try:
         found = results.read(result) if result is not None else planning.reference()
         paid = pricing.read_prices(prices)
@@ -127,7 +127,7 @@ def _must_be_writable(html: Path | None) -> None:
 
 def list_workloads() -> int:
     """Print what can be measured."""
-    workloads = _module("workloads")
+    workloads = module("workloads")
     found = [workloads.load(name) for name in workloads.names()]
     write_table(("workload", "what"), [(each.name, each.title) for each in found])
     return 0
@@ -139,7 +139,8 @@ def _is_grave(reason: str) -> bool:
     return any(word in reason for word in words)
 
 
-def _module(name: str) -> ModuleType:
+def module(name: str) -> ModuleType:
+    """Return a module of `unimq_bench`, which is found by name."""
     try:
         return importlib.import_module(f"unimq_bench.{name}")
     except ModuleNotFoundError as error:

@@ -15,6 +15,7 @@ from unimq._cli import _bench, _messages, _redrive, _tap, _verify
 from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
 from unimq._destinations import Queue, QueuePolicy, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
+from unimq._load import Load
 from unimq._message import Message, prepare
 from unimq._sync import Broker, connect
 
@@ -607,6 +608,42 @@ def bench_plan(
 def bench_page(result: Path, html: Path, /) -> int:
     """Write RESULT, a file of `--out`, to HTML as one page that needs nothing else."""
     return _bench.page(result, html)
+
+
+@app.command
+def cost(
+    *,
+    rate: float,
+    size: int,
+    backend: str = "sqs",
+    url: URL = None,
+    producers: int = 1,
+    consumers: int = 1,
+    ordering: Literal["none", "key"] = "none",
+    awaited: Flag = False,
+    prices: Path | None = None,
+    json: JSON = False,
+) -> int:
+    """Estimate what a rate costs a month on a service that bills requests; connects to nothing.
+
+    Args:
+        rate: Messages per second, day and night; 0 for an idle queue.
+        size: Bytes of body and headers.
+        backend: The service: sqs.
+        producers: Producers that share the rate.
+        consumers: Consumers that share the rate.
+        ordering: key for FIFO, which has another price and other batches.
+        awaited: Producers wait for each message (send), instead of enqueuing it.
+        prices: A price file of your own, in place of the one that comes with unimq.
+    """
+    from unimq._broker import address_of
+    from unimq._cli import _cost
+    from unimq._configuration import find_configuration
+
+    # Not from the environment: that is where one is, and not what one thinks about.
+    address, _ = address_of(f"{backend}://" if url is None else url, find_configuration)
+    load = Load(rate, size, producers, consumers, is_ordered=ordering == "key", is_awaited=awaited)
+    return _cost.cost(load, address, prices, json=json)
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:

@@ -1,17 +1,18 @@
 """The adapter for Amazon SQS and SNS: ``sqs://`` for AWS, ``sqs+http://`` for emulators. See ``docs/sqs.md``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
 from unimq import MissingDependency
-from unimq.adapter import BrokerURL, Capabilities
+from unimq.adapter import BrokerURL, Capabilities, Load
 
 try:
     # boto3 brings it; boto3's own layer on top is not needed.
     from unimq_sqs._capabilities import capabilities_of
     from unimq_sqs._driver import Clients, SQSDriver
+    from unimq_sqs._estimate import billed_requests
 except ModuleNotFoundError as exc:
     if exc.name != "botocore":
         raise
@@ -35,3 +36,7 @@ class SQSAdapter:
     def offline_capabilities(self, url: BrokerURL, options: SQSOptions) -> Capabilities:
         """See `unimq.adapter.OfflineAdapter`. Of an emulator it is assumed that it has SNS."""
         return capabilities_of("SQS emulator" if read_settings(url, options).is_emulator else "", has_sns=True)
+
+    def billed_requests(self, options: SQSOptions, load: Load) -> Mapping[str, float]:
+        """See `unimq.adapter.EstimatingAdapter`."""
+        return billed_requests(options, load)

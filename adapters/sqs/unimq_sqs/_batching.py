@@ -18,7 +18,7 @@ LARGEST_BATCH = 10
 SOFT_BATCH_BYTES = 64 * 1024
 """A request is billed by started 64 KiB: two small ones cost no more than one that exceeds it, and arrive earlier."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_WITHOUT_WAITING = 8
+WITHOUT_WAITING = 4
 """Batches before it is tried again whether waiting brings company, after it did not."""
 
 log = logging.getLogger("unimq.sqs")
@@ -208,7 +208,7 @@ class Batcher(Generic[T]):
         elif not self._impatient and len(self._waiting) < LARGEST_BATCH and now >= began + self._window:
             newest = self._waiting[-1][1]
             if newest < now - self._window / 2:
-                self._without_waiting = _WITHOUT_WAITING
+                self._without_waiting = WITHOUT_WAITING
 
 
 class BatchRequest(Protocol[T]):
