@@ -5,7 +5,7 @@ With both framings: frames of our own are really written and parsed, by a connec
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +13,8 @@ from typing import Any, cast
 import pytest
 from pika import ConnectionParameters, frame
 from pika.spec import Basic, BasicProperties
+from unimq_contract.brokers import RunningTap
+from unimq_contract.brokers import rabbitmq as tap
 from unimq_rabbitmq._frames import OwnConnection, OwnFraming
 from unimq_rabbitmq._framing import Framing, PikaFraming
 
@@ -62,6 +64,7 @@ class StubChannel:
         self.channel_number = number
         self.connection = connection
         self.consumer_tag = ""
+        self._consumers: dict[str, Callable[..., None]] = {}
         self.on_close: list[Callable[..., object]] = []
         self.is_open = True
         self.sent: list[tuple[Any, ...]] = []
@@ -113,10 +116,20 @@ class StubChannel:
         callback(None)
 
     def basic_consume(
-        self, queue: str, received: Callable[..., None], *, consumer_tag: str, callback: Callable[[Any], None]
+        self,
+        queue: str,
+        received: Callable[..., None],
+        *,
+        consumer_tag: str,
+        arguments: dict[str, Any] | None,
+        callback: Callable[[Any], None],
     ) -> str:
-        self.received = received if self.connection is None else self._feed_delivery
-        self.consumer_tag = consumer_tag
+        if consumer_tag.startswith("unimq-proof-"):
+            self.sent.append(("proof",))
+        else:
+            self.received = received if self.connection is None else self._feed_delivery
+            self.consumer_tag = consumer_tag
+        self._consumers[consumer_tag] = received
         callback(None)
         return consumer_tag
 
@@ -161,11 +174,14 @@ class StubChannel:
     def basic_nack(self, tag: int, *, multiple: bool, requeue: bool) -> None:
         self.sent.append(("nack", tag, multiple, requeue))
 
-    def basic_cancel(self, _tag: str, callback: Callable[[Any], None]) -> None:
+    def basic_cancel(self, tag: str, callback: Callable[[Any], None]) -> None:
+        del self._consumers[tag]
         self.sent.append(("cancel",))
         callback(None)
 
     def close(self) -> None:
+        # As pika does it.
+        self.sent.extend(("cancel",) for _ in self._consumers)
         self.is_open = False
         self.sent.append(("close",))
 
@@ -316,3 +332,10 @@ def deliveries() -> Deliveries:
 @pytest.fixture
 def outgoing() -> Callable[..., Outgoing]:
     return _outgoing
+
+
+@pytest.fixture(scope="session")
+def running(start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]) -> Iterator[RunningTap]:
+    """A real broker, with the plugin that hashes keys; tests that share one are in the xdist group ``rabbitmq``."""
+    with start_or_skip(tap.start) as broker:
+        yield broker

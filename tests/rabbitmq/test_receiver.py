@@ -342,3 +342,56 @@ def test_a_key_is_in_work_once_and_acks_never_reach_over_its_nacked_head(link: A
     # Only now is everything below 2 settled; 4 is above it.
     assert _acks(link)[1:] == [("ack", 1, True), ("ack", 4, False)]
     assert deliveries.delivered[4].body == b"2"
+
+
+def _ordered(link: Any, deliveries: Any) -> RabbitMQReceiver:
+    delays = DelayedNacks(link, "q", _wire.Limits(10**6, 10**5), set())
+    receiver = RabbitMQReceiver(link, "q", deliveries, 10, delays, is_ordered=True)
+    receiver.open(1.0)
+    link.channel.sent.clear()
+    return receiver
+
+
+def test_an_ordered_consumer_leaves_with_its_channel_and_cancels_nothing(link: Any, deliveries: Any) -> None:
+    """O1: a queue whose consumer is cancelled goes on with the next one before it gets back what this one holds."""
+    receiver = _ordered(link, deliveries)
+    _push(link, 1, 2)
+    receiver.ack(deliveries.delivered[:1])
+    channel = link.channel
+    close = channel.close
+
+    def closed() -> None:
+        close()
+        link.lose(exceptions.ChannelClosedByClient(0, "Normal shutdown"))
+
+    channel.close = closed
+    closing = receiver.begin_close()
+    assert channel.sent == [("ack", 1, True), ("barrier",)], "what was acked is proven first"
+    assert not closing.done()
+    channel.answer(None)
+    receiver.finish_close(closing, 1.0)
+    assert channel.sent == [("ack", 1, True), ("barrier",), ("close",)]
+    assert deliveries.gone == deliveries.delivered[1:]
+
+
+def test_a_paused_consumer_of_an_ordered_queue_holds_back_and_stays(link: Any, deliveries: Any) -> None:
+    receiver = _ordered(link, deliveries)
+    receiver.pause()
+    _push(link, 1, 2)
+    assert (deliveries.delivered, link.channel.sent) == ([], [])
+    receiver.resume()
+    assert [delivery.body for delivery in deliveries.delivered] == [b"1", b"2"]
+    assert link.channel.sent == []
+
+
+def test_many_settlements_in_an_ordered_queue_are_proven_by_a_second_consumer(link: Any, deliveries: Any) -> None:
+    receiver = _ordered(link, deliveries)
+    _push(link, *range(1, 81))
+    for number in range(80):
+        receiver.ack((deliveries.delivered[number],))
+    link.channel.sent.clear()
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    assert link.channel.sent == [("proof",), ("cancel",), ("barrier",)]
+    link.channel.answer(None)
+    assert reported == [[]]

@@ -34,6 +34,7 @@ class DelayQueues:
     def __init__(self, exchange: str, routing_key: str, made: set[str]) -> None:
         self._exchange = exchange
         self._routing_key = routing_key
+        self._target = ".".join(filter(None, (exchange, routing_key)))
         self._made = made
         """Names of all, for who deletes the target."""
         self._declared: dict[str, float] = {}
@@ -47,7 +48,7 @@ class DelayQueues:
         milliseconds = rounded_up(delay)
         kind = "topic-delay" if self._exchange else "delay"
         # No portable name has a dot, so nobody else's queue is called so.
-        name = f"{self._exchange or self._routing_key}.{kind}.{milliseconds}"
+        name = f"{self._target}.{kind}.{milliseconds}"
         now = time.monotonic()
         if now - self._declared.get(name, -math.inf) >= _RENEW_AFTER:
             # Without waiting for the answer: the broker does what a channel asks for one after the other.

@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import pika
 from pika import exceptions
 
-from unimq import ConnectionLost, Queue, Stats, Subscription, Topic, UnimqError
+from unimq import ConnectionLost, DeclarationConflict, Queue, Stats, Subscription, Topic, UnimqError
 from unimq.adapter import (
     REPLY_PREFIX,
     BrokerURL,
@@ -26,15 +27,19 @@ from unimq.adapter import (
     queue_of,
     unsupported,
 )
-from unimq_rabbitmq import _errors, _frames, _wire
+from unimq_rabbitmq import _errors, _frames, _key_lanes, _wire
+from unimq_rabbitmq._addresses import address_of
 from unimq_rabbitmq._conversation import Conversation, converse
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
 from unimq_rabbitmq._delays import LONGEST
+from unimq_rabbitmq._laned_receiver import LanedReceiver
 from unimq_rabbitmq._link import Link
 from unimq_rabbitmq._options import Endpoint, RabbitMQOptions
 from unimq_rabbitmq._receiver import RabbitMQReceiver
 from unimq_rabbitmq._sender import RabbitMQSender
 from unimq_rabbitmq._thread import IOThread
+
+T = TypeVar("T")
 
 _FAREWELL = 1.0
 _FRAME_OVERHEAD = 8
@@ -70,7 +75,7 @@ class RabbitMQAdapter:
         except BaseException:
             RabbitMQDriver.shut_down(thread, (consuming, publishing), _FAREWELL)
             raise
-        return RabbitMQDriver(thread, consuming, publishing, version, options.frame_max)
+        return RabbitMQDriver(thread, consuming, publishing, version, options)
 
     def offline_capabilities(self, url: BrokerURL, options: RabbitMQOptions) -> Capabilities:
         """See `unimq.adapter.OfflineAdapter`."""
@@ -151,19 +156,30 @@ class RabbitMQDriver:
     Two, because a broker in alarm stops reading from a connection that publishes: acks on it would not arrive.
     """
 
-    def __init__(self, thread: IOThread, consuming: Link, publishing: Link, version: str, frame_max: int) -> None:
+    def __init__(
+        self,
+        thread: IOThread,
+        consuming: Link,
+        publishing: Link,
+        version: str,
+        options: RabbitMQOptions,
+    ) -> None:
         self._thread = thread
         self._consuming = consuming
         self._publishing = publishing
         self._before_4 = _is_before_4(version)
-        self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, frame_max - _FRAME_OVERHEAD)
+        self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, options.frame_max - _FRAME_OVERHEAD)
+        self._key_lanes = options.key_lanes
         self.capabilities = _capabilities(version, self._limits)
         self._subscriptions: dict[str, set[str]] = {}
         """Queues of the subscriptions that were declared here, by topic."""
         self._delay_queues: defaultdict[str, set[str]] = defaultdict(set)
         """Queues of delays that were declared here, by queue or topic; grows under the lock, its sets in the thread."""
+        self._lanes: dict[str, Sequence[str]] = {}
+        """Lanes of the queues that were declared or looked up here; empty for one that has none. To ask the broker for
+        what is not there costs a channel each time, and a warning in the log of pika."""
         self._lock = threading.Lock()
-        """Guards `_subscriptions`, `_delay_queues` and `_closed`."""
+        """Guards `_subscriptions`, `_delay_queues`, `_lanes` and `_closed`."""
         self._closed = False
 
     @property
@@ -185,26 +201,71 @@ class RabbitMQDriver:
     ) -> Queue | Topic | Subscription:
         """See `unimq.adapter.Driver.declare`.
 
-        The broker keeps and compares ``max_length`` and ``overflow``; the other policies are applied by unimq and are
-        unknown to it.
+        The broker keeps and compares ``max_length``, ``overflow`` and ``key_lanes``; the other policies are applied by
+        unimq and are unknown to it.
         """
 
-        def create(talk: Conversation) -> None:
+        def create(talk: Conversation) -> Queue | Topic | Subscription:
             if isinstance(destination, Topic):
-                if not (as_is and talk.exists("exchange", destination.name)):
+                address = address_of(destination)
+                if address.is_foreign:
+                    talk.ask("exchange_declare", exchange=address.exchange, passive=True)
+                elif not (as_is and talk.exists("exchange", destination.name)):
                     talk.ask("exchange_declare", exchange=destination.name, exchange_type="fanout", durable=True)
-                return
+                return destination
             queue = queue_of(destination)
-            if not (as_is and talk.exists("queue", queue.name)):
-                talk.ask("queue_declare", queue=queue.name, durable=True, arguments=self._arguments(queue))
-            if isinstance(destination, Subscription):
-                talk.ask("queue_bind", queue=queue.name, exchange=destination.topic.name)
+            lanes = self._declare_queue(talk, queue, as_is=as_is)
+            with self._lock:
+                self._lanes[queue.name] = lanes
+            if isinstance(destination, Queue):
+                # A bare name does not say that its messages have an order.
+                return replace(destination, ordering="key") if lanes else destination
+            source, routing_key, _ = address_of(destination.topic)
+            if lanes:
+                exchange = _key_lanes.exchange_of(queue.name)
+                talk.ask("exchange_bind", destination=exchange, source=source, routing_key=routing_key)
+            else:
+                talk.ask("queue_bind", queue=queue.name, exchange=source, routing_key=routing_key)
+            return destination
 
-        self._converse(destination, timeout, create)
+        in_force: Queue | Topic | Subscription = self._converse(destination, timeout, create)
         if isinstance(destination, Subscription):
             with self._lock:
                 self._subscriptions.setdefault(destination.topic.name, set()).add(destination.queue.name)
-        return destination
+        return in_force
+
+    def _declare_queue(self, talk: Conversation, queue: Queue, *, as_is: bool) -> Sequence[str]:
+        """Return the lanes of the queue, having declared it with as many as are wanted, or accepted it as it is."""
+        count = self._key_lanes if queue.ordering == "key" else 1
+        there = "exists with other properties"
+        # Names of reply queues are never used twice, so nobody has made one with lanes.
+        is_new = not queue.name.startswith(REPLY_PREFIX) and not talk.exists("queue", queue.name)
+        found = _key_lanes.find(talk, queue.name) if is_new else ()
+        if as_is and (found or not is_new):
+            return found
+        if count > 1 and not is_new:
+            raise DeclarationConflict(f"queue {queue.name!r} {there}: it has no lanes there, key_lanes is {count} here")
+        if count == 1:
+            if found:
+                raise DeclarationConflict(f"queue {queue.name!r} {there}: key_lanes is {len(found)} there, 1 here")
+            talk.ask("queue_declare", queue=queue.name, durable=True, arguments=self._arguments(queue))
+            return ()
+        share = queue if queue.max_length is None else replace(queue, max_length=-(-queue.max_length // count))
+        return _key_lanes.declare(talk, queue.name, count, self._arguments(share))
+
+    def _lanes_of(self, talk: Conversation, queue: Queue) -> Sequence[str]:
+        """Return the lanes of an existing queue; none if it has none."""
+        with self._lock:
+            known = self._lanes.get(queue.name)
+        if known is not None:
+            return known
+        if queue.ordering == "none" and talk.exists("queue", queue.name):
+            return ()
+        return _key_lanes.find(talk, queue.name)
+
+    def _queues(self, talk: Conversation, queue: Queue) -> Sequence[str]:
+        """Return the queues of the broker that make up this one."""
+        return self._lanes_of(talk, queue) or (queue.name,)
 
     def _arguments(self, queue: Queue) -> dict[str, Any]:
         arguments: dict[str, Any] = {"x-queue-type": "quorum"}
@@ -226,9 +287,14 @@ class RabbitMQDriver:
         def look(talk: Conversation) -> None:
             if not isinstance(destination, Queue):
                 topic = destination if isinstance(destination, Topic) else destination.topic
-                talk.ask("exchange_declare", exchange=topic.name, passive=True)
+                talk.ask("exchange_declare", exchange=address_of(topic).exchange, passive=True)
             if not isinstance(destination, Topic):
-                talk.ask("queue_declare", queue=queue_of(destination).name, passive=True)
+                queue = queue_of(destination)
+                lanes = self._lanes_of(talk, queue)
+                for name in lanes or (queue.name,):
+                    talk.ask("queue_declare", queue=name, passive=True)
+                with self._lock:
+                    self._lanes[queue.name] = lanes
 
         self._converse(destination, timeout, look)
 
@@ -242,32 +308,44 @@ class RabbitMQDriver:
                 for known in self._subscriptions.values():
                     known -= queues
             names = {destination.name} if isinstance(destination, Topic) else queues
+            lanes = {name: self._lanes.pop(name) for name in queues if name in self._lanes}
             queues = queues.union(*(set(self._delay_queues.pop(name, ())) for name in {*names, *queues}))
 
         def remove(talk: Conversation) -> None:
             # The exchange first: a message that is sent meanwhile is refused then, and not lost.
-            if isinstance(destination, Topic):
+            if isinstance(destination, Topic) and not address_of(destination).is_foreign:
                 talk.ask("exchange_delete", exchange=destination.name)
             for name in queues:
+                if lanes.get(name) != ():
+                    _key_lanes.remove(talk, name)
                 talk.ask("queue_delete", queue=name)
 
         self._converse(destination, timeout, remove)
 
     def purge(self, source: Source, *, timeout: float) -> int | None:
         """See `unimq.adapter.Driver.purge`."""
-        name = queue_of(source).name
-        answer = self._converse(source, timeout, lambda talk: talk.ask("queue_purge", queue=name))
-        return int(answer.method.message_count)
+
+        def drop(talk: Conversation) -> int:
+            answers = [talk.ask("queue_purge", queue=name) for name in self._queues(talk, queue_of(source))]
+            return sum(int(answer.method.message_count) for answer in answers)
+
+        return self._converse(source, timeout, drop)
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
-        name = queue_of(source).name
-        answer = self._converse(source, timeout, lambda talk: talk.ask("queue_declare", queue=name, passive=True))
-        return Stats(ready=int(answer.method.message_count), consumers=int(answer.method.consumer_count))
+
+        def count(talk: Conversation) -> Stats:
+            names = self._queues(talk, queue_of(source))
+            found = [talk.ask("queue_declare", queue=name, passive=True).method for name in names]
+            # Every consumer is one of each lane.
+            consumers = max(int(each.consumer_count) for each in found)
+            return Stats(ready=sum(int(each.message_count) for each in found), consumers=consumers)
+
+        return self._converse(source, timeout, count)
 
     def _converse(
-        self, about: Queue | Topic | Subscription, timeout: float, operation: Callable[[Conversation], Any]
-    ) -> Any:
+        self, about: Queue | Topic | Subscription, timeout: float, operation: Callable[[Conversation], T]
+    ) -> T:
         try:
             return converse(self._consuming, timeout, operation)
         except (exceptions.AMQPError, ValueError, TypeError) as error:
@@ -282,17 +360,30 @@ class RabbitMQDriver:
 
     def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> RabbitMQSender:
         """See `unimq.adapter.Driver.open_sender`."""
-        sender = RabbitMQSender(self._publishing, target, sink, self._limits, self._delay_queues_of(target.name))
+        exchange = ""
+        if isinstance(target, Queue) and target.ordering == "key":
+            lanes = self._converse(target, timeout, lambda talk: self._lanes_of(talk, target))
+            exchange = _key_lanes.exchange_of(target.name) if lanes else ""
+        delay_queues = self._delay_queues_of(target.name)
+        sender = RabbitMQSender(self._publishing, target, sink, self._limits, delay_queues, lanes=exchange)
         sender.open(timeout)
         return sender
 
-    def open_receiver(self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float) -> RabbitMQReceiver:
+    def open_receiver(
+        self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float
+    ) -> RabbitMQReceiver | LanedReceiver:
         """See `unimq.adapter.Driver.open_receiver`."""
-        name = queue_of(source).name
-        delays = DelayedNacks(self._publishing, name, self._limits, self._delay_queues_of(name))
-        receiver = RabbitMQReceiver(
-            self._consuming, name, sink, prefetch, delays, is_ordered=queue_of(source).ordering == "key"
-        )
+        queue = queue_of(source)
+        is_ordered = queue.ordering == "key"
+        lanes: Sequence[str] = ()
+        if is_ordered:
+            lanes = self._converse(source, timeout, lambda talk: self._lanes_of(talk, queue))
+        delays = DelayedNacks(self._publishing, queue.name, self._limits, self._delay_queues_of(queue.name))
+        if lanes:
+            laned = LanedReceiver(self._consuming, lanes, sink, prefetch, delays)
+            laned.open(timeout)
+            return laned
+        receiver = RabbitMQReceiver(self._consuming, queue.name, sink, prefetch, delays, is_ordered=is_ordered)
         receiver.open(timeout)
         return receiver
 

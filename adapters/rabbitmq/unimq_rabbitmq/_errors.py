@@ -13,6 +13,7 @@ from unimq import (
     NotFound,
     SendRejected,
     UnimqError,
+    Unsupported,
 )
 
 _REPLY = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (.*?)\"?,?\)?$", re.DOTALL)
@@ -21,6 +22,7 @@ _POLICIES = {
     "x-max-length": "max_length",
     "x-overflow": "overflow",
     "x-queue-type": "queue type",
+    "x-single-active-consumer": "ordering (x-single-active-consumer)",
     "type": "exchange type",
 }
 NOT_FOUND = 404
@@ -58,6 +60,15 @@ def from_channel(error: BaseException, what: str) -> UnimqError:
         return error
     if isinstance(error, exceptions.ShortStringTooLong):
         return _with_cause(ConfigError(f"{what}: a name has more than 255 bytes"), error)
+    if "unknown exchange type 'x-consistent-hash'" in str(error):
+        return _with_cause(
+            Unsupported(
+                f"key_lanes for {what}",
+                "the broker's plugin rabbitmq_consistent_hash_exchange is not enabled",
+                "rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on each of its nodes, or key_lanes=1",
+            ),
+            error,
+        )
     if not isinstance(error, exceptions.ChannelClosed):
         return _with_cause(ConnectionLost(f"{what}: {_describe(error)}"), error)
     code, text = error.reply_code, error.reply_text

@@ -317,11 +317,18 @@ class OwnFraming:
         return OwnPublisher(channel)
 
     def consume(
-        self, channel: Channel, queue: str, consumer_tag: str, received: OnReceived, answered: Answered
+        self,
+        channel: Channel,
+        queue: str,
+        consumer_tag: str,
+        received: OnReceived,
+        answered: Answered,
+        *,
+        priority: int | None = None,
     ) -> None:
         """See `_framing.Framing.consume`."""
         cast("OwnConnection", channel.connection).take_deliveries(channel, consumer_tag, received)
-        PikaFraming().consume(channel, queue, consumer_tag, received, answered)
+        PikaFraming().consume(channel, queue, consumer_tag, received, answered, priority=priority)
 
     def cancel(self, channel: Channel, consumer_tag: str, answered: Answered) -> None:
         """See `_framing.Framing.cancel`."""

@@ -88,9 +88,16 @@ class Framing(Protocol):
         ...
 
     def consume(
-        self, channel: Channel, queue: str, consumer_tag: str, received: OnReceived, answered: Answered
+        self,
+        channel: Channel,
+        queue: str,
+        consumer_tag: str,
+        received: OnReceived,
+        answered: Answered,
+        *,
+        priority: int | None = None,
     ) -> None:
-        """Have the broker push; `answered` is called when it has accepted that."""
+        """Have the broker push; `answered` is called when it has accepted that. `priority` is over other consumers."""
         ...
 
     def cancel(self, channel: Channel, consumer_tag: str, answered: Answered) -> None:
@@ -145,10 +152,19 @@ class PikaFraming:
         return PikaPublisher(channel)
 
     def consume(
-        self, channel: Channel, queue: str, consumer_tag: str, received: OnReceived, answered: Answered
+        self,
+        channel: Channel,
+        queue: str,
+        consumer_tag: str,
+        received: OnReceived,
+        answered: Answered,
+        *,
+        priority: int | None = None,
     ) -> None:
         """See `Framing.consume`."""
-        channel.basic_consume(queue, partial(_one, received), consumer_tag=consumer_tag, callback=answered)
+        arguments = None if priority is None else {"x-priority": priority}
+        on_message = partial(_one, received)
+        channel.basic_consume(queue, on_message, consumer_tag=consumer_tag, arguments=arguments, callback=answered)
 
     def cancel(self, channel: Channel, consumer_tag: str, answered: Answered) -> None:
         """See `Framing.cancel`: pika rejects what comes none the less."""
@@ -158,6 +174,11 @@ class PikaFraming:
         """See `Framing.ack`."""
         for tag, multiple in acks:
             channel.basic_ack(tag, multiple)
+
+
+def forget_consumers(channel: Channel) -> None:
+    """Have pika close this channel without cancelling its consumers before. There is no public way."""
+    cast("Any", channel)._consumers.clear()
 
 
 def _one(

@@ -30,6 +30,9 @@ class RabbitMQOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """PEM file of the client's certificate (``amqps`` only)."""
     key_file: str = ""
     """PEM file of its key, if it is not in ``cert_file`` (``amqps`` only)."""
+    key_lanes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Queues of the broker over which what is declared with ``ordering="key"`` is spread by key, so that as many
+    consumers work at once. More than one need the plugin ``rabbitmq_consistent_hash_exchange``."""
     frames: Literal["own", "pika"] | None = None
     """Who writes and parses the frames of messages: unimq itself, or pika by its public API, which takes five times as
     long. Without it the environment variable UNIMQ_RABBITMQ_FRAMES decides, and then it is ``own``."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -19,7 +19,7 @@ from unimq import AuthError, ConnectionLost, LeaseLost, NotFound, UnimqError
 from unimq.adapter import Delivery, DeliverySink, Lanes, SeldomLog
 from unimq_rabbitmq import _errors
 from unimq_rabbitmq._delayed_nacks import DelayedNacks
-from unimq_rabbitmq._framing import Received, decoded
+from unimq_rabbitmq._framing import Received, decoded, forget_consumers
 from unimq_rabbitmq._link import Link
 
 log = logging.getLogger("unimq.rabbitmq")
@@ -42,6 +42,8 @@ _SENT_ON_AT_ONCE = 30
 """Settlements that a channel passes on to its quorum queue at once. With 32 that the queue has not applied it keeps
 further ones to itself, answers questions all the same, and takes them to its grave if the connection breaks: a passive
 declare alone then proves nothing (measured on 3.10.8, 4.0.5 and 4.3.6: up to 167 of 200 acks came to nothing)."""
+_BEHIND_ALL = -(2**30)
+"""Priority of a consumer that is there to be answered, and should get nothing."""
 _GRACE = 0.1
 """Seconds in which the queue should have applied all of them, where no better proof is to be had."""
 
@@ -60,6 +62,7 @@ class _Session:
         "held",
         "lanes",
         "last_tag",
+        "owner",
         "parked",
         "proven",
         "pushed",
@@ -67,7 +70,8 @@ class _Session:
         "unproven",
     )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, owner: "RabbitMQReceiver", channel: Channel) -> None:
+        self.owner = owner
         self.channel = channel
         self.consumer_tag = ""
         """Of the consumer to which the broker pushes; empty while it is paused."""
@@ -112,6 +116,27 @@ class _Barrier:
 Token = tuple[_Session, int]
 
 
+@dataclass(slots=True)
+class Share:
+    """The prefetch of one consumer, which the lanes of its queue share (R3). For the I/O thread."""
+
+    prefetch: int
+    lanes: "list[RabbitMQReceiver]" = field(default_factory=list["RabbitMQReceiver"])
+    _turn: int = 0
+
+    @property
+    def room(self) -> int:
+        """How many deliveries the user may get."""
+        return self.prefetch - sum([lane.in_work for lane in self.lanes])
+
+    def hand_over(self) -> None:
+        """Fill the room with what waits, each time from another lane on, so that none starves."""
+        lanes = self.lanes
+        self._turn = (self._turn + 1) % len(lanes)
+        for lane in lanes[self._turn :] + lanes[: self._turn]:
+            lane.hand_over()
+
+
 class RabbitMQReceiver:
     """See `unimq.adapter.Receiver`. Its protocol methods are for any thread, the rest is in the I/O thread."""
 
@@ -124,7 +149,11 @@ class RabbitMQReceiver:
         delays: DelayedNacks,
         *,
         is_ordered: bool = False,
+        share: Share | None = None,
+        lanes: int = 1,
+        priority: int | None = None,
     ) -> None:
+        """With more `lanes` than one this is one of them; they have one `share`."""
         self._link = link
         self._thread = link.thread
         self._framing = link.framing
@@ -132,9 +161,12 @@ class RabbitMQReceiver:
         self._seldom = SeldomLog()
         self._sink = sink
         self._prefetch = min(prefetch, _MOST_PREFETCH)
+        self._share = share or Share(self._prefetch)
+        self._share.lanes.append(self)
+        self._priority = priority
         self._is_ordered = is_ordered
         # Those that wait behind others of their key are unsettled, too, and must not keep other keys away (O1).
-        ahead = max(_ORDERED_AHEAD, 2 * prefetch) if is_ordered else prefetch
+        ahead = max(1, max(_ORDERED_AHEAD, 2 * prefetch) // lanes) if is_ordered else prefetch
         self._window = min(ahead, _MOST_PREFETCH)
         """Unsettled messages that the broker may push."""
         # So few settlements can never wait in the channel.
@@ -214,8 +246,16 @@ class RabbitMQReceiver:
 
     def close(self, timeout: float) -> None:
         """See `unimq.adapter.Receiver.close`."""
+        self.finish_close(self.begin_close(), timeout)
+
+    def begin_close(self) -> "Future[None]":
+        """Begin what `finish_close` waits for."""
         closing: Future[None] = Future()
         self._thread.post(self._close, closing)
+        return closing
+
+    def finish_close(self, closing: "Future[None]", timeout: float) -> None:
+        """Wait up to `timeout` seconds for the end, and then leave without it."""
         try:
             closing.result(timeout)
         except NoAnswer:
@@ -259,7 +299,7 @@ class RabbitMQReceiver:
         if self._stopped or self._closing is not None:
             channel.close()
             return
-        session = self._session = _Session(channel)
+        session = self._session = _Session(self, channel)
         self._push_or_pause(session)
 
     def _pause(self, _: None) -> None:
@@ -269,6 +309,7 @@ class RabbitMQReceiver:
     def _resume(self, _: None) -> None:
         self._paused = False
         self._push_or_pause_now()
+        self.hand_over()
 
     def _push_or_pause_now(self) -> None:
         session = self._session
@@ -278,6 +319,9 @@ class RabbitMQReceiver:
     def _push_or_pause(self, session: _Session) -> None:
         """Ask the broker to push or to stop pushing, whichever is wanted; one question at a time."""
         if session.changing or self._paused is not bool(session.consumer_tag):
+            return
+        if self._is_ordered and session.consumer_tag:
+            # Another consumer would go on before what is held here is settled (O1). The window ends the pushing.
             return
         guarded = self._thread.guarded
         session.changing = True
@@ -289,7 +333,9 @@ class RabbitMQReceiver:
         else:
             session.consumer_tag = f"unimq-{uuid.uuid4().hex}"
             received = guarded(partial(self._on_received, session))
-            self._framing.consume(session.channel, self._queue, session.consumer_tag, received, answered)
+            self._framing.consume(
+                session.channel, self._queue, session.consumer_tag, received, answered, priority=self._priority
+            )
 
     def _changed(self, session: _Session, _answer: object) -> None:
         session.changing = False
@@ -299,7 +345,7 @@ class RabbitMQReceiver:
             return
         if self._closing is None:
             self._push_or_pause(session)
-            self._hand_over(session)
+            self.hand_over()
         elif not session.consumer_tag:
             self._give_back(session, None)
 
@@ -346,6 +392,7 @@ class RabbitMQReceiver:
             barrier.done([*barrier.errors, self._risk(at_risk, error)])
             at_risk = 0
         self._at_risk += at_risk
+        self._share.hand_over()
 
     def _risk(self, count: int, error: BaseException | None) -> UnimqError:
         risk = ConnectionLost(
@@ -384,17 +431,25 @@ class RabbitMQReceiver:
     def _offer(self, session: _Session, deliveries: Sequence[Delivery]) -> None:
         if not session.batch and deliveries:
             # The loop gets there after it has handled all that was read from the socket.
-            self._thread.call_later(0, partial(self._hand_over, session))
+            self._thread.call_later(0, self.hand_over)
         session.batch.extend(deliveries)
 
-    def _hand_over(self, session: _Session) -> None:
-        if session is not self._session or self._closing is not None or self._paused:
+    @property
+    def in_work(self) -> int:
+        """How many deliveries the user has."""
+        session = self._session
+        if session is None:
+            return 0
+        return len(session.held) - len(session.batch) - session.lanes.waiting - session.parked
+
+    def hand_over(self) -> None:
+        """Give the user what was received, as far as the prefetch has room for it."""
+        session = self._session
+        if session is None or not session.batch or self._closing is not None or self._paused:
             return
-        batch = session.batch
-        in_work = len(session.held) - len(batch) - session.lanes.waiting - session.parked
-        room = self._prefetch - in_work
-        session.batch = batch[room:]
-        if batch and room > 0:
+        room = self._share.room
+        if room > 0:
+            batch, session.batch = session.batch, session.batch[room:]
             self._sink.deliver(batch[:room])
 
     # Settlements.
@@ -433,8 +488,7 @@ class RabbitMQReceiver:
             frames += [(tag, False) for tag in tags if tag > first_held]
         session.commands += len(frames)
         self._framing.ack(session.channel, frames)
-        if session.batch:
-            self._hand_over(session)
+        self._share.hand_over()
 
     def _requeue(self, delivery: Delivery) -> None:
         owner, tag = cast("Token", delivery.token)
@@ -450,8 +504,7 @@ class RabbitMQReceiver:
         session.commands += 1
         # `reject` and not `nack`: from RabbitMQ 4.3 on only the former counts as a delivery (A3, A7).
         session.channel.basic_reject(tag, requeue=True)
-        if session.batch:
-            self._hand_over(session)
+        self._share.hand_over()
 
     def _postpone(self, request: tuple[Delivery, float]) -> None:
         """Have a copy wait in a queue of delays; the original is held until the broker has confirmed the copy."""
@@ -477,6 +530,8 @@ class RabbitMQReceiver:
                 self._offer(session, (again,))
 
         self._thread.call_later(delay, due)
+        # While it waits another one may be in work.
+        self._share.hand_over()
 
     def _postponed(self, delivery: Delivery, error: UnimqError | None) -> None:
         if error is None:
@@ -521,6 +576,11 @@ class RabbitMQReceiver:
         if not self._most_fetched or barrier.commands - session.applied <= _SENT_ON_AT_ONCE:
             self._ask(barrier)
             return
+        if self._is_ordered:
+            session.unproven.append(barrier)
+            if len(session.unproven) == 1:
+                self._prove_by_consumer(session)
+            return
         session.fetched &= session.held.keys()
         if not self._may_fetch or len(session.fetched) >= self._most_fetched:
             self._thread.call_later(_GRACE, partial(self._ask, barrier))
@@ -530,6 +590,32 @@ class RabbitMQReceiver:
             # A fetch is a command too, applied after all that the channel has passed on; by its answer the channel
             # knows that these are done, and passes on what it kept.
             session.channel.basic_get(self._queue, self._thread.guarded(partial(self._fetched, session)))
+
+    def _prove_by_consumer(self, session: _Session) -> None:
+        """Add a consumer behind all others, and take it away again: two commands of which the queue answers each.
+
+        A queue with an order lets nobody fetch. What should come to this consumer all the same is like any other.
+        """
+        guarded, channel = self._thread.guarded, session.channel
+        tag = f"unimq-proof-{uuid.uuid4().hex}"
+
+        def received(_channel: object, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+            self._on_received(session, (decoded(method, properties, body),))
+
+        def detached(_cancel_ok: object) -> None:
+            self._applied(session)
+
+        def attached(_consume_ok: object) -> None:
+            if session is self._session and channel.is_open:
+                channel.basic_cancel(tag, guarded(detached))
+
+        channel.basic_consume(
+            self._queue,
+            guarded(received),
+            consumer_tag=tag,
+            arguments={"x-priority": _BEHIND_ALL},
+            callback=guarded(attached),
+        )
 
     def _fetched(
         self, session: _Session, _channel: object, method: Basic.GetOk, properties: BasicProperties, body: bytes
@@ -578,11 +664,19 @@ class RabbitMQReceiver:
             if not self._opening:
                 self._finish_closing()
             return
-        if session.consumer_tag:
+        if self._is_ordered and session.channel.is_open:
+            # What the channel has not passed on it would take with it.
+            self._start_barrier(partial(self._left, session))
+        elif session.consumer_tag:
             cancelled = self._thread.guarded(partial(self._give_back, session))
             self._framing.cancel(session.channel, session.consumer_tag, cancelled)
         elif not session.changing:
             self._give_back(session, None)
+
+    def _left(self, session: _Session, _errors: Sequence[UnimqError]) -> None:
+        if session is self._session and session.channel.is_open:
+            self._lose_session(ConnectionLost("the consumer was closed"))
+            self._leave(session.channel)
 
     def _give_back(self, session: _Session, _cancel_ok: object) -> None:
         """Nothing arrives any more; return what is unsettled, in a way that newer brokers do not count (A9)."""
@@ -610,4 +704,14 @@ class RabbitMQReceiver:
         session = self._session
         self._lose_session(ConnectionLost("the consumer was closed"))
         if session is not None and session.channel.is_open and self._thread.failure is None:
-            session.channel.close()
+            self._leave(session.channel)
+
+    def _leave(self, channel: Channel) -> None:
+        """Close the channel; with an order without cancelling its consumer before, as pika would do.
+
+        A queue whose consumer is cancelled goes on with the next one at once, and then gets back what comes before
+        (O1). With the channel the queue loses both in one step.
+        """
+        if self._is_ordered:
+            forget_consumers(channel)
+        channel.close()

@@ -29,6 +29,7 @@ from unimq import (
 )
 from unimq.adapter import OutcomeSink, Outgoing, Target
 from unimq_rabbitmq import _errors, _wire
+from unimq_rabbitmq._addresses import address_of
 from unimq_rabbitmq._delays import DelayQueues
 from unimq_rabbitmq._framing import Confirm, Publisher, Route
 from unimq_rabbitmq._link import Link
@@ -53,8 +54,16 @@ class RabbitMQSender:
     is_immediate = False
 
     def __init__(
-        self, link: Link, target: Target, sink: OutcomeSink, limits: _wire.Limits, delay_queues: set[str]
+        self,
+        link: Link,
+        target: Target,
+        sink: OutcomeSink,
+        limits: _wire.Limits,
+        delay_queues: set[str],
+        *,
+        lanes: str = "",
     ) -> None:
+        """`lanes` is the exchange in front of the lanes of a queue that has some."""
         self._link = link
         self._thread = link.thread
         self._framing = link.framing
@@ -63,9 +72,10 @@ class RabbitMQSender:
         self._limits = limits
         self._what = f"{'topic' if isinstance(target, Topic) else 'queue'} {target.name!r}"
         if isinstance(target, Topic):
-            self._route = Route(target.name, "", target.require_subscription)
+            exchange, routing_key, _ = address_of(target)
+            self._route = Route(exchange, routing_key, target.require_subscription)
         else:
-            self._route = Route("", target.name, mandatory=True)
+            self._route = Route(lanes, "" if lanes else target.name, mandatory=True)
         self._delays = DelayQueues(self._route.exchange, self._route.routing_key, delay_queues)
         self._channel: Channel | None = None
         """The channel in confirm mode, or `None`."""
@@ -179,10 +189,10 @@ class RabbitMQSender:
         self._framing.confirm(channel, guarded(self._on_confirms), guarded(partial(self._confirming, channel)))
 
     def _confirming(self, channel: Channel, select_ok: object) -> None:
-        if isinstance(self._target, Topic):
+        if self._route.exchange:
             # Publishing to a missing exchange would cost the confirms of everything else on the channel.
             ready = self._thread.guarded(partial(self._channel_ready, channel))
-            channel.exchange_declare(self._target.name, passive=True, callback=ready)
+            channel.exchange_declare(self._route.exchange, passive=True, callback=ready)
         else:
             # A missing queue is reported for each message: they are mandatory.
             self._channel_ready(channel, select_ok)
