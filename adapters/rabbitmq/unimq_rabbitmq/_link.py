@@ -105,8 +105,9 @@ class Link:
             return
         if self._current.is_open:
             self._current.close()
-        else:
-            # pika fails when it is told to close in the middle of a handshake: let it come up first, for a moment.
+        if self.blocked or not self._current.is_open:
+            # A broker in alarm does not read the farewell. And pika fails when it is told to close in the middle of a
+            # handshake: let it come up first, for a moment.
             timeout = min(timeout, _FAREWELL)
         self._timer = self.thread.call_later(timeout, self._abort)
 
@@ -139,7 +140,7 @@ class Link:
             return
         connection.add_on_connection_blocked_callback(self.thread.guarded(self._is_blocked))
         connection.add_on_connection_unblocked_callback(self.thread.guarded(self._is_unblocked))
-        if self._failures:
+        if self._was_open and self._failures:
             log.info("connected to RabbitMQ again: %s (%s)", self.endpoint, self.purpose)
         self.framing.tune(connection)
         self.reconnects += self._was_open

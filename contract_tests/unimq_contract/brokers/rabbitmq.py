@@ -126,6 +126,11 @@ def start(
         return _start(broker, found, nodes, tuple(plugins), settings or {}, security)
 
 
+def node_name(address: str) -> str:
+    """Return what the node at ``host:port`` is called, for ``tool("rabbitmqctl", "-n", name, …)``."""
+    return f"tap{address.rpartition(':')[2]}@localhost"
+
+
 def _start(
     broker: PrivateBroker,
     found: Installation,
@@ -147,7 +152,7 @@ def _start(
         settings = {**security.settings(provide), **settings}
     epmd_port, *ports = free_ports(1 + 2 * nodes)
     amqp, distribution = ports[:nodes], ports[nodes:]
-    names = [f"tap{port}@localhost" for port in amqp]
+    names = [node_name(f"127.0.0.1:{port}") for port in amqp]
     folder.write(".erlang.cookie", secrets.token_hex(16), 0o400)
     common = {
         **minimal_environment(home),
@@ -187,7 +192,11 @@ def _start(
                 **{f"RABBITMQ_{k}": v for k, v in own.items()},
             },
             log=folder.path / f"node{index}" / "output.log",
-            ready=lambda: amqp_version("127.0.0.1", amqp[index]) is not None,
+            # The listener with TLS is opened after the plain one.
+            ready=lambda: (
+                amqp_version("127.0.0.1", amqp[index]) is not None
+                and (security is None or tcp_answers("127.0.0.1", security.port))
+            ),
             # The management plugins delay a clean stop by five seconds and gain nothing by it.
             grace=2.0 if any("management" in plugin for plugin in plugins) else 10.0,
         )
