@@ -32,6 +32,10 @@ EVERYWHERE = (MEMORY, *TAPS)
 _COSTS = "unimq_bench.costs"
 _AGAIN = 0.1
 """Of the time, for measuring again what others disturbed."""
+_COVERED = {"publish_max", "consume_max"}
+"""What ``overhead`` measures as well, of more processes; ``all`` has them in the profile ``full`` alone."""
+_APART = {"peers"}
+"""What is measured if it is named, because other libraries are installed for it."""
 _ROOM = 256 * 1024 * 1024
 """Bytes of disk that the times and bodies of one run may need."""
 
@@ -171,7 +175,9 @@ def _checked(request: Request) -> list[Workload]:
     """Check everything that can be checked without a broker."""
     if request.profile not in PROFILES:
         raise BadBench(workloads.nearest(request.profile, PROFILES, "profile"))
-    names = [name for each in request.workloads for name in (workloads.names() if each == ALL else [each])]
+    left_out = _APART if request.profile == "full" else _APART | _COVERED
+    everything = [name for name in workloads.names() if name not in left_out]
+    names = [name for each in request.workloads for name in (everything if each == ALL else [each])]
     if not names:
         raise BadBench(f"name a workload: {', '.join(workloads.names())}, {ALL}, or a file")
     chosen = [workloads.load(name) for name in dict.fromkeys(names)]
@@ -223,7 +229,10 @@ def _steps(
                 if is_named or workload.backends == ():
                     collection.notes.append(refusal)
                 continue
-            rows = candidates([place], _able(wanted, place, places), interpreter)
+            if request.rows:
+                # One that speaks to none of the places was named in vain, and is an error.
+                candidates(places, wanted)
+            rows = candidates([place], _able(wanted, place), interpreter)
             if rows:
                 parameters = workload.parameters_for(place.backend, request.profile, dict(request.settings))
                 steps.append(_Step(workload, place, rows, parameters))
@@ -232,9 +241,8 @@ def _steps(
     return steps
 
 
-def _able(wanted: Sequence[str], place: Place, places: Sequence[Place]) -> list[str]:
-    """Leave out, at one of several places, the libraries that do not speak to it."""
-    candidates(places, wanted)
+def _able(wanted: Sequence[str], place: Place) -> list[str]:
+    """Leave out the libraries that do not speak to a place."""
     found: list[str] = []
     for library in wanted:
         try:

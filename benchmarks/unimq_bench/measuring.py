@@ -21,8 +21,10 @@ from unimq_bench.targets import Candidate, Place, proxied
 from unimq_bench.workloads import Parameters, Workload
 
 Point = dict[str, int | float | str]
-_START = 2.5
-"""Seconds that processes need to start, connect and end; only for saying how long it takes."""
+_START = 1.6
+"""Seconds that processes need to start, connect and end; only for saying how long it takes, as the next."""
+_BETWEEN = 0.4
+"""Seconds between slices: bodies are made and looked at, clients opened and closed."""
 _FLAT_OUT = 2.0
 _KEPT_UP = 0.99
 _GROWTH = 0.01
@@ -87,9 +89,9 @@ def estimate(workload: Workload, rows: int, parameters: Parameters) -> float:
     if workload.kind not in {"slices", "calibrate"}:
         return rows * estimate_each(workload, parameters)
     lanes = rows + parameters.twin
-    # Drains take about as long as the publishing before them.
-    each = (2 * parameters.seconds + 0.3) * (parameters.rounds + 2)
-    return len(_slice_points(parameters)) * parameters.processes * lanes * (each + _START / 2)
+    # Drains take about as long as the publishing before them, and the warm-up as one slice.
+    each = (2 * parameters.seconds + _BETWEEN) * (parameters.rounds + 1)
+    return len(_slice_points(parameters)) * parameters.processes * lanes * (each + _START / lanes)
 
 
 def estimate_each(workload: Workload, parameters: Parameters) -> float:
@@ -98,7 +100,7 @@ def estimate_each(workload: Workload, parameters: Parameters) -> float:
     if workload.kind == "rates":
         return len(parameters.fractions) * stream + _FLAT_OUT + _START
     if workload.kind in {"sustainable", "article"}:
-        return (parameters.trials + parameters.confirmations + 1) * stream + _FLAT_OUT + _START
+        return (parameters.trials + parameters.confirmations) * stream + _FLAT_OUT + _START
     if workload.kind == "fan":
         return len(parameters.shapes) * stream
     return stream + (0.0 if parameters.rate else _FLAT_OUT + _START)
@@ -371,8 +373,11 @@ def _sustainable(bench: Bench, workload: Workload, candidate: Candidate, paramet
             low = rate
         else:
             high = rate
-    while low > 0 and not all(accepts(low, "confirmation") for _ in range(parameters.confirmations)):
+    # The trial that was accepted is the first of the runs that must keep the rate up.
+    wanted = parameters.confirmations - 1
+    while low > 0 and not all(accepts(low, "confirmation") for _ in range(wanted)):
         high, low = low, low * _STEP_DOWN if low > most / 50 else 0.0
+        wanted = parameters.confirmations
     if not tried:
         return
     last = tried[-1:]

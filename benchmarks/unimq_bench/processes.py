@@ -143,13 +143,25 @@ class Role:
 
         """
         self._order(order, **fields)
+        return self._answer_to(order, timeout)
+
+    def _answer_to(self, order: str, timeout: float) -> Any:
         if not self._crew.wait_for(lambda: self.has_answered, timeout):
             raise RoleFailed(f"a role did not answer {order!r} within {timeout:g} s")
         return self.result()
 
+    def begin_connect(self, module: str, url: str, options: Mapping[str, str]) -> None:
+        """Let it connect the row of a module, and do not wait for that."""
+        self._order("connect", module=module, url=url, options=dict(options))
+
+    def end_connect(self) -> None:
+        """Wait until it is connected."""
+        self._answer_to("connect", _ANSWER_WITHIN)
+
     def connect(self, module: str, url: str, options: Mapping[str, str]) -> None:
         """Connect the row of a module."""
-        self.ask("connect", module=module, url=url, options=dict(options))
+        self.begin_connect(module, url, options)
+        self.end_connect()
 
     def prepare(self, queue: str) -> Description:
         """Make a queue, empty, and return the settings in force."""

@@ -100,13 +100,15 @@ def compete(
 
     A row that fails is told by its run, and the others go on.
     """
+    counts: dict[str, int] = {}
+    """What makes a slice of each lane, found by the first set of processes."""
     for number in range(contest.processes):
         with Crew(paths) as crew:
             lanes, runs = _lanes(crew, rows, contest, workload, dict(point), number)
             for run, row in runs:
                 collect(run, row)
             for lane in lanes:
-                _guarded(lane, lambda lane=lane: _warm_up(crew, lane, contest, generator, watch))  # type: ignore[misc]
+                _guarded(lane, lambda lane=lane: _warm_up(crew, lane, contest, generator, watch, counts))  # type: ignore[misc]
             for round_ in range(contest.rounds):
                 generator.shuffle(lanes)
                 for lane in lanes:
@@ -142,11 +144,15 @@ def _lanes(
         wanted.append((rows[-1].name + TWIN, rows[-1]))
     lanes: list[_Lane] = []
     failed: list[tuple[Run, Row]] = []
-    for index, (name, candidate) in enumerate(wanted):
+    # Side by side: what they import takes longer than anything else here.
+    roles = [crew.start(candidate.python) for _, candidate in wanted]
+    for (_, candidate), role in zip(wanted, roles, strict=True):
+        with contextlib.suppress(RoleFailed):
+            role.begin_connect(candidate.entry.module, candidate.place.url, contest.options)
+    for index, ((name, candidate), role) in enumerate(zip(wanted, roles, strict=True)):
         queue = f"bench-{number}-{index}-{time.monotonic_ns():x}"
         try:
-            role = crew.start(candidate.python)
-            role.connect(candidate.entry.module, candidate.place.url, contest.options)
+            role.end_connect()
             row = candidate.row(role.prepare(queue))
         except RoleFailed as error:
             row = candidate.row(Description(durability=""))
@@ -157,8 +163,28 @@ def _lanes(
     return lanes, failed
 
 
-def _warm_up(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random, watch: Watch) -> None:
+def _warm_up(
+    crew: Crew, lane: _Lane, contest: Contest, generator: random.Random, watch: Watch, counts: dict[str, int]
+) -> None:
     """Publish and drain until both are warm, and find out how many messages make a slice. Nothing of it counts."""
+    known = counts.get(lane.name)
+    if known is None:
+        _find_count(crew, lane, contest, generator, watch)
+        counts[lane.name] = lane.count
+    else:
+        # A few messages open what is opened once, and one slice warms the rest.
+        for lane.count in (min(_FIRST, known), known):
+            _drain(crew, lane, contest, _publish(crew, lane, contest, generator.getrandbits(32), watch), watch)
+    lane.counted = lane.role.counters()
+    lane.slices.clear()
+    lane.accounts.clear()
+    lane.batches = lane.largest = 0
+    lane.cpu = lane.foreign = lane.busy = 0.0
+    lane.broker_cpu = None
+
+
+def _find_count(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random, watch: Watch) -> None:
+    """Publish and drain ever more, until so many messages take as long as a slice must."""
     most = max(1, min(_MOST_MESSAGES, _MOST_BYTES // contest.size))
     deadline = time.monotonic() + _WARM_UP
     lane.count = min(_FIRST, most)
@@ -172,12 +198,6 @@ def _warm_up(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random
         lane.count = min(most, max(wanted, lane.count // 10, 1), lane.count * 10)
         if burst >= _FEWEST_BURSTS - 1 and is_like_itself and time.monotonic() >= deadline:
             break
-    lane.counted = lane.role.counters()
-    lane.slices.clear()
-    lane.accounts.clear()
-    lane.batches = lane.largest = 0
-    lane.cpu = lane.foreign = lane.busy = 0.0
-    lane.broker_cpu = None
 
 
 def _slice(crew: Crew, lane: _Lane, contest: Contest, generator: random.Random, round_: int, watch: Watch) -> None:

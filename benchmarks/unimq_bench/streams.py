@@ -192,7 +192,9 @@ class _Flow:
         url = self.stream.url or self.candidate.place.url
         module, first = self.candidate.entry.module, hands[0].role
         for hand in hands:
-            hand.role.connect(module, url, self.stream.options)
+            hand.role.begin_connect(module, url, self.stream.options)
+        for hand in hands:
+            hand.role.end_connect()
         descriptions = [first.prepare(queue) for queue in self.queues]
         row = self.candidate.row(descriptions[0])
         try:

@@ -152,6 +152,7 @@ _ORDER = (
     "fault",
     "redeliver",
     "overhead",
+    "peers",
     "article_table",
     "cost",
 )

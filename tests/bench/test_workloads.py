@@ -8,7 +8,7 @@ from unimq_bench.workloads import PROFILES, BadWorkload
 
 SHEET = {
     "calibrate", "publish_max", "consume_max", "e2e_low", "rate_sweep", "max_sustainable", "size_sweep", "window_sweep",
-    "fan", "backlog", "stall", "fault", "redeliver", "overhead", "article_table", "cost",
+    "fan", "backlog", "stall", "fault", "redeliver", "overhead", "peers", "article_table", "cost",
 }  # fmt: skip
 
 

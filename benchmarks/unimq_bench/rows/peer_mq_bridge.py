@@ -45,11 +45,11 @@ class _Sender:
 
 
 class _Receiver:
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: Any, patience: float) -> None:
+        self._consumer, self._patience = consumer, patience
 
     def receive(self, max_messages: int, timeout: float) -> Batch:
-        messages, token = self._consumer.poll_batch(max_messages, int(timeout * 1000))
+        messages, token = self._consumer.poll_batch(max_messages, int(max(timeout, self._patience) * 1000))
         return Batch([message.payload for message in messages], token)
 
     def ack(self, batch: Batch) -> None:
@@ -78,6 +78,8 @@ def connect(url: str, options: Mapping[str, str]) -> Connection:
         make=make_empty,
         delete=place.delete,
         sender=lambda queue, window: _Sender(mq_bridge.Publisher.from_config(place.publishes(queue)), window),
-        receiver=lambda queue, prefetch: _Receiver(mq_bridge.Consumer.from_config(place.consumes(queue, prefetch))),
+        receiver=lambda queue, prefetch: _Receiver(
+            mq_bridge.Consumer.from_config(place.consumes(queue, prefetch)), place.patience
+        ),
         release=place.release,
     )
