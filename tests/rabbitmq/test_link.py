@@ -155,3 +155,36 @@ def test_a_loss_is_told_once_and_what_was_restored_is_counted(
     thread.join(WITHIN)
     assert counted == [0, 1, 2]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING", "INFO"]
+
+
+def test_pauses_grow_up_to_a_limit_and_differ_between_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of a broker that comes back must not all knock at the same moment (L3)."""
+    monkeypatch.setattr(OwnFraming, "connection_class", StubConnection)
+    thread = IOThread("test")
+    url = parse_url("amqp://127.0.0.1:1,127.0.0.1:2/")
+    pauses: list[list[float]] = []
+    done = threading.Event()
+
+    def note(delay: float, _function: Callable[[], None]) -> None:
+        pauses[-1].append(delay)
+
+    def play(_: object) -> None:
+        monkeypatch.setattr(thread, "call_later", note)
+        for _client in range(4):
+            link = Link(thread, Endpoint(url, RabbitMQOptions()), "testing", 5.0, OwnFraming())
+            pauses.append([])
+            link.attach(Guest())
+            for _attempt in range(8):
+                link._lost(link._current, OSError("broken"))
+                link._connect()
+            link._current = None
+        done.set()
+
+    thread.post(play, None)
+    assert done.wait(WITHIN)
+    thread.post(lambda _: thread.stop(), None)
+    thread.join(WITHIN)
+    highest = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    for client in pauses:
+        assert [pause for pause, most in zip(client, highest, strict=True) if not most / 2 <= pause <= most] == []
+    assert len({tuple(client) for client in pauses}) == len(pauses)
