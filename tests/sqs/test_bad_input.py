@@ -53,7 +53,7 @@ def receive(consumer: unimq.Consumer, count: int) -> list[unimq.Delivery]:
         # Two thirds of the limit as bytes, and more than the limit as base64.
         ("none", Message(b"\xff" * 800_000), unimq.MessageTooLarge, "encoding counted"),
         ("none", Message("€".encode() * 400_000), unimq.MessageTooLarge, "has 12"),
-        ("none", Message(b"x", delay=901), unimq.Unsupported, "901"),
+        ("none", Message(b"x", delay=31 * 24 * 3600), unimq.Unsupported, "delay"),
         ("key", Message(b"x", key="k", delay=1), unimq.Unsupported, "FIFO|ordering"),
     ],
     ids=["body", "headers", "base64", "characters", "delay", "delay of a key"],

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from unimq_sqs._wire import ATTRIBUTE, attributes_of, decode, encode, matches
+from unimq_sqs._wire import ATTRIBUTE, attributes_of, decode, early_by, encode, matches, sent_on
 
 from unimq.adapter import Headers, Message
 
@@ -136,6 +136,33 @@ def test_an_attribute_of_a_later_version_is_read() -> None:
     attribute = received["MessageAttributes"][ATTRIBUTE]
     attribute["StringValue"] = json.dumps({**json.loads(attribute["StringValue"]), "later": [1]})
     assert decode(received).id == "id-1"
+
+
+def test_a_delay_that_sqs_has_is_not_in_the_attribute_and_a_longer_one_is() -> None:
+    assert early_by(_received(Message(b"x", delay=900))) == 0
+    received = _received(Message(b"x", delay=10_000))
+    assert 9_000 < early_by(received) <= 10_001
+    assert decode(received).body == b"x"
+    attribute = received["MessageAttributes"][ATTRIBUTE]
+    attribute["StringValue"] = json.dumps({**json.loads(attribute["StringValue"]), "due": 1})
+    assert early_by(received) == 0, "it is over"
+
+
+@pytest.mark.parametrize("value", ['{"headers": {"a": "\\"due\\":"}}', '{"due": "x"}', '{"due":', ""])
+def test_what_only_looks_like_a_delay_is_none(value: str) -> None:
+    assert early_by({"MessageAttributes": {ATTRIBUTE: {"DataType": "String", "StringValue": value}}}) == 0
+
+
+def test_a_message_is_sent_on_as_it_is_for_as_long_as_sqs_can() -> None:
+    received = _received(Message(b"\xff", "k", delay=10_000))
+    received["MessageAttributes"]["theirs"] = {"DataType": "Binary", "BinaryValue": b"b", "StringListValues": []}
+    received["Attributes"] = {"MessageGroupId": "tenant"}
+    entry = sent_on(received, 9_000)
+    assert entry["MessageBody"] == received["Body"]
+    assert entry["MessageAttributes"][ATTRIBUTE] == received["MessageAttributes"][ATTRIBUTE]
+    assert entry["MessageAttributes"]["theirs"] == {"DataType": "Binary", "BinaryValue": b"b"}
+    assert (entry["DelaySeconds"], entry["MessageGroupId"]) == (900, "tenant")
+    assert sent_on(_received(Message(b"x")), 1.2)["DelaySeconds"] == 2
 
 
 def _envelope(**changes: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from unimq_sqs._options import LONGEST_VISIBILITY
 
 SQS_LIMIT = 1024 * 1024
 SNS_LIMIT = 256 * 1024
-LONGEST_DELAY = 900
+LONGEST_DELAY = 30 * 24 * 3600
 
 
 def capabilities_of(emulator: str, *, has_sns: bool) -> Capabilities:
@@ -28,7 +28,10 @@ def capabilities_of(emulator: str, *, has_sns: bool) -> Capabilities:
             "FIFO queues and topics, without delay; what waits behind a message of its key counts a delivery when the"
             " consumer of both closes, crashes or loses that one's lease"
         ),
-        delay=native('whole seconds, rounded up; to queues only, and not with ordering="key"'),
+        delay=native(
+            'whole seconds, rounded up; to queues only, and not with ordering="key"; beyond 900 s sent on by the'
+            " consumers of the queue, by their clock"
+        ),
         ttl=emulated("checked at delivery; SQS itself drops everything after 14 days"),
         nack_delay=native("whole seconds, rounded up; at most 12 hours after the receipt"),
         lease=native(

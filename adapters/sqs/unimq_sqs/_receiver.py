@@ -18,7 +18,7 @@ from unimq_sqs._lanes import Lanes
 from unimq_sqs._options import LONGEST_VISIBILITY
 from unimq_sqs._pacing import Idleness, Pace
 from unimq_sqs._settlements import Settlements
-from unimq_sqs._wire import ATTRIBUTE, Received, arrived_whole, decode
+from unimq_sqs._wire import ATTRIBUTE, Received, arrived_whole, decode, early_by, sent_on
 
 if TYPE_CHECKING:
     from unimq_sqs._calls import QueueCalls
@@ -34,6 +34,8 @@ MOST_UNCONFIRMED = 2_000
 """Unconfirmed settlements beyond which nothing more is fetched (L5)."""
 MOST_PARKED = 1_000
 """Nacked messages that wait here for their delay, each with up to nine behind it; further ones go back to SQS (L5)."""
+LONGEST_KEPT = LONGEST_VISIBILITY - 60
+"""Seconds for which a message that was just received can be hidden; the request takes its time, too."""
 CLOSE_RESERVE = 1.0
 """Seconds of the time for closing that are kept for giving messages back, when a long poll does not end in time."""
 
@@ -189,7 +191,7 @@ class SQSReceiver:
                     # again.
                     poll = self._new_poll(now)
             try:
-                messages = self._receive(asked, poll)
+                messages = self._without_early(self._receive(asked, poll))
                 failures = 0
                 self._note_recovery()
             except NATIVE_ERRORS as error:
@@ -318,6 +320,62 @@ class SQSReceiver:
             )
         return found
 
+    def _without_early(self, messages: Sequence[Received]) -> Sequence[Received]:
+        """Send on what is delayed for longer than SQS can at once, and return the others (T2)."""
+        early = {message["MessageId"]: message for message in messages if early_by(message)}
+        if not early or self._closing:
+            # Given back, then, with all others.
+            return messages
+        try:
+            sent = self._send_on(list(early.values()))
+        except NATIVE_ERRORS as error:
+            sent = set[str]()
+            self._say_kept(len(early), error)
+        kept = [message for name, message in early.items() if name not in sent]
+        if kept:
+            # It stays, hidden: each receive before its time would count as a delivery.
+            self._make_visible_in([(message, ceil(early_by(message))) for message in kept])
+        gone = [message for message in messages if message["MessageId"] in sent]
+        if gone:
+            try:
+                self._client.delete_message_batch(
+                    QueueUrl=self._settings.url,
+                    Entries=[
+                        {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                        for number, message in enumerate(gone)
+                    ],
+                )
+            except NATIVE_ERRORS as error:
+                # There are two of each now, as after a crash at this point (R1).
+                self._say_kept(len(gone), error)
+        return [message for message in messages if message["MessageId"] not in early]
+
+    def _send_on(self, early: Sequence[Received]) -> set[str]:
+        """Send copies with what is left of their delays; return the ids of the originals of those that are stored."""
+        answer = self._client.send_message_batch(
+            QueueUrl=self._settings.url,
+            Entries=[
+                {"Id": str(number), **sent_on(message, early_by(message))} for number, message in enumerate(early)
+            ],
+        )
+        stored: Sequence[Received] = answer.get("Successful") or ()
+        originals = [(result, early[int(result["Id"])]) for result in stored]
+        return {
+            original["MessageId"]
+            for result, original in originals
+            if result.get("MD5OfMessageBody") == original.get("MD5OfBody")
+        }
+
+    def _say_kept(self, count: int, error: Exception) -> None:
+        self._seldom.say(
+            "not-sent-on",
+            "%d delayed messages of %s could not be sent on, and stay until they are due: %s",
+            count,
+            self.where,
+            str(error),
+            source=self._settings.queue,
+        )
+
     def _take_in(self, messages: Sequence[tuple[Received, "Poll"]]) -> None:
         by_id: dict[str, Held] = {}
         for message, poll in messages:
@@ -359,14 +417,22 @@ class SQSReceiver:
         """Make messages visible again that were not delivered; those of a group from its end."""
         if self._settings.is_fifo:
             messages = messages[::-1]
+        self._make_visible_in([(message, 0) for message in messages])
+
+    def _make_visible_in(self, messages: Sequence[tuple[Received, int]]) -> None:
+        """Have each message come again after so many seconds, or after what its 12 hours leave."""
         for first in range(0, len(messages), LARGEST_BATCH):
             batch = messages[first : first + LARGEST_BATCH]
             try:
                 self._client.change_message_visibility_batch(
                     QueueUrl=self._settings.url,
                     Entries=[
-                        {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
-                        for number, message in enumerate(batch)
+                        {
+                            "Id": str(number),
+                            "ReceiptHandle": message["ReceiptHandle"],
+                            "VisibilityTimeout": min(seconds, LONGEST_KEPT),
+                        }
+                        for number, (message, seconds) in enumerate(batch)
                     ],
                 )
             except NATIVE_ERRORS as error:

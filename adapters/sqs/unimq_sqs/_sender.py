@@ -14,7 +14,7 @@ import msgspec
 from unimq import MessageTooLarge, SendRejected, SendUnknown, UnimqError, Unsupported
 from unimq.adapter import OutcomeSink, Outgoing
 from unimq_sqs._batching import Batcher, run_batch
-from unimq_sqs._wire import Encoded, attributes_of, encode, group_of, matches
+from unimq_sqs._wire import LONGEST_HOP, Encoded, attributes_of, encode, group_of, matches
 
 LINGER = 0.01
 """Seconds that messages wait for company while another request is under way; never when none is."""
@@ -208,7 +208,7 @@ class SQSSender:
             return {**entry, "MessageGroupId": item.group, "MessageDeduplicationId": item.deduplication}
         delay = item.entry.message.delay
         # Whole seconds, rounded up: not before the delay is over (T2).
-        return {**entry, "DelaySeconds": ceil(delay)} if delay else entry
+        return {**entry, "DelaySeconds": min(LONGEST_HOP, ceil(delay))} if delay else entry
 
     def deadline(self, item: Ready) -> float:
         """Return until when the message may be sent again (S2)."""
