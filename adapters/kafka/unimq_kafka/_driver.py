@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from unimq import ConfigError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq import AuthError, ConfigError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
@@ -246,11 +246,18 @@ class KafkaDriver:
     def stats(self, source: Source, *, timeout: float) -> Stats:
         """See `unimq.adapter.Driver.stats`."""
         group, topic = queue_of(source).name, _topic_of(source)
-        delays, delayed = delay_topic(topic), 0
-        if self._admin.find_partitions(delays, timeout) is not None:
-            _, delayed = self._backlog(delays, delays, timeout)
         _, ready = self._backlog(group, topic, timeout)
+        delayed = self._delayed(delay_topic(topic), timeout)
         return Stats(ready=ready, delayed=delayed, consumers=self._admin.members(group, timeout), exact=False)
+
+    def _delayed(self, delays: str, timeout: float) -> int | None:
+        try:
+            return (
+                0 if self._admin.find_partitions(delays, timeout) is None else self._backlog(delays, delays, timeout)[1]
+            )
+        except AuthError:
+            # Whoever may not see it is not told whether there is one.
+            return None
 
     def _backlog(self, group: str, topic: str, timeout: float) -> tuple[dict[int, int], int]:
         """Return the end offsets, and how many messages the commits of the group say are not done."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -278,7 +279,9 @@ class SharedProducer:
         if self._thread is not None:
             self._thread.join()
         with self._baton:
-            self._producer.flush(max(0.0, deadline - time.monotonic()))
+            # A client that broke down raises that once more, such as that of a user who may not write anywhere.
+            with suppress(KafkaException):
+                self._producer.flush(max(0.0, deadline - time.monotonic()))
             _discard(self._producer)
             self._settle(in_thread=True)
 
@@ -476,6 +479,8 @@ def _discard(producer: Producer) -> None:
         producer.purge()
         patience = time.monotonic() + _PURGE_PATIENCE
         while len(producer) and time.monotonic() < patience:
-            producer.poll(_POLL)
-    producer.close()
+            with suppress(KafkaException):
+                producer.poll(_POLL)
+    with suppress(KafkaException):
+        producer.close()
     forget(producer)
