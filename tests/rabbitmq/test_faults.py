@@ -192,18 +192,20 @@ def test_poison_among_good_messages(judged: JudgedRun, good: int) -> None:
         judged.recording.producer(broker, judged.queue, timeout=10 * PATIENCE) as producer,
         judged.recording.consumer(broker, judged.queue, prefetch=500) as consumer,
     ):
-        consuming = Background(lambda: judged.take(consumer, good))
+        consuming = Background(lambda: judged.take(consumer, good + 1))
         with judged.history.fault("poison"):
             for number in range(good):
                 if number % every == every // 2:
                     poison.append(producer.enqueue(size=LIMIT + 1000))
                 producer.enqueue(size=100)
             producer.flush(10 * PATIENCE)
+        # The judge wants to see that it goes on afterwards.
+        producer.send()
         consuming.result(PATIENCE)
     refused = {event.message: event.error for event in judged.history.events if isinstance(event, NotSent)}
     assert set(refused) == set(poison)
     assert all(error.startswith("MessageTooLarge") for error in refused.values())
-    assert judged.count(Sent) == good
+    assert judged.count(Sent) == good + 1
     judged.judge(faults={"poison": 1}, most_excused=len(poison) * WINDOW)
 
 
