@@ -280,40 +280,52 @@ class ProducerCore:
         wakes: list[Wake] = []
         told: list[Outgoing] = []
         finished: list[PipelinedGroup] = []
-        size = count = 0
-        with self.lock:
-            for entry in entries:
-                if entry.done:
-                    continue
-                # No call in here, so that a signal's handler cannot come in between.
-                entry.error = error
-                entry.done = True
-                count += 1
-                size += entry.size
-                if entry.wake is not None:
-                    wakes.append(entry.wake)
+        counts_here = error is None and not self.on_published
+        try:
+            with self.lock:
+                for entry in entries:
+                    if entry.done:
+                        continue
+                    # Calls come first. In each of them a signal's handler may raise, if a waiting caller brings the
+                    # outcomes; then this one is brought again.
+                    group = entry.group
+                    if entry.wake is not None:
+                        wakes.append(entry.wake)
+                    is_counted = group is not None and counts_here and entry.on_outcome is None
+                    if group is not None:
+                        if not is_counted:
+                            told.append(entry)
+                        elif group.remaining == 1:
+                            finished.append(group)
+                    # No call from here on.
+                    entry.error = error
                     entry.wake = None
-                group = entry.group
-                if group is None:
-                    continue
-                if error is not None or entry.on_outcome is not None or self.on_published:
-                    told.append(entry)
-                    continue
-                group.remaining -= 1
-                if group.remaining == 0:
-                    finished.append(group)
-            self.outstanding -= count
-            self.outstanding_bytes -= size
+                    entry.done = True
+                    self.outstanding -= 1
+                    self.outstanding_bytes -= entry.size
+                    if is_counted and group is not None:
+                        group.remaining -= 1
+        finally:
+            self._tell(entries, wakes, finished, [entry for entry in told if entry.done])
+
+    def _tell(
+        self,
+        entries: Sequence[Outgoing],
+        wakes: Sequence[Wake],
+        finished: Sequence[PipelinedGroup],
+        told: Sequence[Outgoing],
+    ) -> None:
+        """Wake and call back whoever wants to know that these are done."""
         if self.room.wakes:
             self.room.wake_all()
         if self.on_published:
-            self._call_published(entries)
+            self._call_published([entry for entry in entries if entry.done])
         for wake in wakes:
             wake()
         for group in finished:
             group.finished.wake_all()
         if told:
-            self._finish_pipelined(told, error)
+            self._finish_pipelined(told, told[0].error)
 
     def _call_published(self, entries: Sequence[Outgoing]) -> None:
         for entry in entries:

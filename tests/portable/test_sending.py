@@ -118,6 +118,35 @@ def test_room_wakes_a_blocked_enqueue(broker: unimq.Broker, driver: Any) -> None
     producer.close()
 
 
+class Interrupted(list[Any]):
+    """Outcomes whose delivery a signal's handler ends after the first."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self[0]
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_among_outcomes_loses_no_room_and_no_waiter(broker: unimq.Broker, driver: Any) -> None:
+    """S5, S6: a waiting caller may bring outcomes itself, and where it is interrupted they are brought again."""
+    producer = broker.producer("orders", timeout=0.02, window=2)
+    outcomes: list[object] = []
+    producer.enqueue(b"1", on_outcome=outcomes.append)
+    producer.enqueue(b"2")
+    sender = driver.senders[-1]
+    with pytest.raises(KeyboardInterrupt):
+        sender.sink.stored(Interrupted(sender.submitted))
+    assert [type(outcome) for outcome in outcomes] == [Receipt]
+    sender.sink.stored(sender.submitted)
+    assert len(outcomes) == 1
+    producer.flush()
+    producer.enqueue(b"3")
+    producer.enqueue(b"4")
+    with pytest.raises(BufferFull, match="2 messages"):
+        producer.enqueue(b"5")
+    sender.sink.stored(sender.submitted[2:])
+    producer.close()
+
+
 def test_a_message_larger_than_the_window_goes_alone(broker: unimq.Broker, driver: Any) -> None:
     """S5: it must not wait for ever."""
     producer = broker.producer("orders", window_bytes=10)
