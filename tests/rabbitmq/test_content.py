@@ -2,14 +2,16 @@
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pika.spec import Basic, BasicProperties
-from unimq_rabbitmq import _content, _wire
+from unimq_rabbitmq import _content, _foreign_content, _wire
 
 from unimq import InvalidMessage, MessageTooLarge, SendRejected
 from unimq.adapter import Message, Outgoing
@@ -116,6 +118,65 @@ def test_of_others_it_reads_nothing_in_another_way(properties: BasicProperties, 
         by_pika, attempt = _by_pika(properties, body)
         assert _fields(read[0]) == _fields(by_pika)
         assert read[1] == attempt
+
+
+@UNTIMED
+@given(PROPERTIES, st.binary(max_size=10), st.sampled_from([("", "q"), ("events", "order.created"), ("events", "")]))
+def test_of_others_it_reads_the_rest_as_pika_reads_it(
+    properties: BasicProperties, body: bytes, sent_to: tuple[str, str]
+) -> None:
+    exchange, routing_key = sent_to
+    began = time.time()
+    read = _foreign_content.decode(_raw(properties), body, routing_key if exchange else None)
+    if read is None:
+        return
+    method = Basic.Deliver("t", 1, False, exchange, routing_key)
+    by_pika, attempt = _wire.decode(method, _content.read_properties(_raw(properties)), body)
+    found, expected = read[0], by_pika
+    if not properties.message_id:
+        assert found.id != expected.id, "an id of this delivery"
+        found, expected = msgspec.structs.replace(found, id=""), msgspec.structs.replace(expected, id="")
+    if began <= expected.sent_at <= time.time():
+        assert began <= found.sent_at <= expected.sent_at, "the time of arrival"
+        found, expected = msgspec.structs.replace(found, sent_at=0.0), msgspec.structs.replace(expected, sent_at=0.0)
+    assert _fields(found) == _fields(expected)
+    assert [type(value) for value in found.headers.values()] == [type(each) for each in expected.headers.values()]
+    assert read[1] == attempt
+
+
+FOREIGN = {
+    "bare": BasicProperties(),
+    "persistent": BasicProperties(delivery_mode=2),
+    "everything": BasicProperties(
+        "application/json",
+        "utf-8",
+        {"n": 5, "s": "x", "y": True, "z": None},
+        2,
+        3,
+        "c",
+        "r",
+        "1000",
+        "id",
+        7,
+        "order",
+        "me",
+    ),
+    "redelivered": BasicProperties(headers={"x-delivery-count": 2}, message_id="id"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_other_programs_usually_send_needs_no_pika(kind: str) -> None:
+    read = _foreign_content.decode(_raw(FOREIGN[kind]), b"", "key")
+    assert read is not None
+    assert read[0].key == "key"
+
+
+@UNTIMED
+@given(st.binary(min_size=2, max_size=60))
+def test_of_nonsense_of_others_nothing_is_raised(raw: bytes) -> None:
+    read = _foreign_content.decode(raw, b"", None)
+    assert read is None or read[0].id
 
 
 @UNTIMED

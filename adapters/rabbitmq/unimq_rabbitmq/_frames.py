@@ -23,7 +23,7 @@ from pika.channel import Channel
 
 from unimq import ConfigError
 from unimq.adapter import Message, Outgoing
-from unimq_rabbitmq import _content, _wire
+from unimq_rabbitmq import _content, _foreign_content, _wire
 from unimq_rabbitmq._framing import (
     Answered,
     Confirm,
@@ -212,6 +212,8 @@ def _read_deliveries(data: bytes, offset: int, channel: int, start: bytes) -> tu
         raw = data[header + _HEADER_FRAME.size : fragment - 1]
         read = _content.decode(raw, body)
         if read is None:
+            read = _foreign(data, offset + arguments, raw, body)
+        if read is None:
             _, deliver = frame.decode_frame(data[offset:header])
             found.append(decoded(cast("Any", deliver).method, _content.read_properties(raw), body))
         else:
@@ -219,6 +221,19 @@ def _read_deliveries(data: bytes, offset: int, channel: int, start: bytes) -> tu
             found.append(Received(tag, read[0], read[1], _content.UnreadProperties(raw)))
         offset = after
     return found, offset, False
+
+
+def _foreign(data: bytes, tag: int, raw: bytes, body: bytes) -> tuple[Message, int] | None:
+    """Read what another program has sent; `tag` is where the delivery tag is."""
+    exchange = tag + _TAG.size + 1
+    routing_key: str | None = None
+    if data[exchange]:
+        start = exchange + 2 + data[exchange]
+        try:
+            routing_key = data[start : start + data[start - 1]].decode()
+        except UnicodeDecodeError:
+            return None
+    return _foreign_content.decode(raw, body, routing_key)
 
 
 def _read_confirms(data: bytes, offset: int, channel: int) -> tuple[list[Confirm], int]:

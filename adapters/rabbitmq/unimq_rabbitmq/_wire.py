@@ -5,8 +5,9 @@ the same with bytes, and has what it does not know done here.
 """
 
 import copy
+import os
 import time
-import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -147,15 +148,41 @@ def check_size(message: Message, size: int, limits: Limits) -> None:
 def decode(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes) -> tuple[Message, int]:
     """Return the message and the number of this delivery; messages of any other client are understood too.
 
-    What such a message lacks is filled in: an id of this delivery, the time of its arrival, and as key the routing key
-    if it came through a named exchange.
+    What such a message lacks is filled in; see `assemble`.
+    """
+    return assemble(
+        body,
+        properties.headers or {},
+        method.routing_key if method.exchange else None,
+        _text(properties.message_id),
+        _text(properties.content_type),
+        _text(properties.correlation_id),
+        _text(properties.reply_to),
+        int(properties.timestamp or 0),
+    )
+
+
+def assemble(
+    body: bytes,
+    table: Mapping[Any, Any],
+    routing_key: str | None,
+    message_id: str | None,
+    content_type: str | None,
+    correlation_id: str | None,
+    reply_to: str | None,
+    timestamp: int,
+) -> tuple[Message, int]:
+    """Return the message of these properties and headers, and the number of this delivery.
+
+    What it lacks is filled in: an id of this delivery, the time of its arrival, and as key the routing key, if it came
+    through a named exchange.
     """
     key: str | None = None
     sent_at: float | None = None
     expires_at: float | None = None
     attempt = 1
     headers: dict[str, str | bytes] = {}
-    for name, value in (properties.headers or {}).items():
+    for name, value in table.items():
         if not isinstance(name, str):
             name = name.decode(errors="replace")
         if name == SENT_AT and isinstance(value, int):
@@ -174,17 +201,17 @@ def decode(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, bod
         elif not name.startswith(RESERVED_PREFIX) or name.startswith(_USER_VISIBLE):
             headers[name] = _header_value(value)
     if sent_at is None:
-        sent_at = float(properties.timestamp) if properties.timestamp else time.time()
-        if key is None and method.exchange:
-            key = method.routing_key or None
+        sent_at = float(timestamp) if timestamp else time.time()
+        if key is None:
+            key = routing_key or None
     message = Message(
         body,
         key,
         headers or NO_HEADERS,
-        _text(properties.message_id) or uuid.uuid4().hex,
-        _text(properties.content_type),
-        _text(properties.correlation_id),
-        _text(properties.reply_to),
+        message_id or os.urandom(16).hex(),
+        content_type,
+        correlation_id,
+        reply_to,
         sent_at=sent_at,
         expires_at=expires_at,
     )
