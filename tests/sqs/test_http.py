@@ -548,14 +548,15 @@ def test_a_connection_by_url_uses_the_fast_path(
         "AWS_CA_BUNDLE": str(certificate / "certificate.pem"),
     }.items():
         monkeypatch.setenv(name, value)
-    tls_server.body = json.dumps({"QueueUrl": QUEUE, "Failed": [], "Successful": []}).encode()
+    refused = {"Id": "0", "SenderFault": True, "Code": "InvalidParameterValue", "Message": "m"}
+    tls_server.body = json.dumps({"QueueUrl": QUEUE, "Failed": [refused], "Successful": []}).encode()
     address = f"sqs://?region={REGION}&endpoint=https://127.0.0.1:{tls_server.port}&http=fast"
-    with unimq.connect(address) as broker, broker.producer("q", timeout=1.0) as producer:
-        with pytest.raises(unimq.SendUnknown):
-            producer.send(b"never confirmed")
+    with unimq.connect(address, timeout=WITHIN) as broker, broker.producer("q", timeout=WITHIN) as producer:
+        with pytest.raises(unimq.SendRejected):
+            producer.send(b"refused")
         counted = cast("Clients", broker.native).requests()
     sent = [headers for _, headers, _ in tls_server.requests if headers["X-Amz-Target"].endswith("SendMessageBatch")]
-    assert len(sent) >= 1
+    assert len(sent) == 1
     assert {headers["User-Agent"] for headers in sent} == {"unimq"}
     assert all("Amz-Sdk-Request" not in {name.title() for name in headers} for headers in sent), "that is botocore's"
     assert {headers["X-Amz-Security-Token"] for headers in sent} == {"temporary"}
