@@ -1,6 +1,9 @@
 """Exchanges, routing keys and queues that somebody else has made, on a real broker."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pika
@@ -13,6 +16,7 @@ import unimq
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rabbitmq")]
 
 PATIENCE = 60.0
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "rabbitmq_legacy.py"
 
 
 @pytest.fixture
@@ -123,3 +127,13 @@ def test_consume_and_send_to_a_classic_queue(running: RunningTap, foreign: Block
         pytest.raises(unimq.DeclarationConflict, match=r"x-max-priority is .* there, none here"),
     ):
         broker.declare(queue)
+
+
+def test_the_example_reconciles(running: RunningTap) -> None:
+    command = (sys.executable, "-W", "error", EXAMPLE, "--url", running.url, "--orders", "300")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "Reconciled: 300 orders = 300 receipts, 748.50 sold\n",
+        "",
+    )

@@ -186,6 +186,21 @@ def test_a_delayed_message_comes_to_its_lane(running: RunningTap, queue: unimq.Q
         consumer.settle()
 
 
+def test_dead_letters_go_to_a_queue_with_lanes_as_it_is(running: RunningTap, queue: unimq.Queue) -> None:
+    """Whoever made it: a dead-letter queue is accepted with whatever policies it has."""
+    plain = replace(queue, ordering="none")
+    dead = queue.dead_letters
+    assert dead is not None
+    with connected(running) as other:
+        other.declare(dead)
+    with connected(running) as broker, broker.producer(plain) as producer, broker.consumer(plain) as consumer:
+        producer.send(b"bad", key="k")
+        received(consumer, 1)[0].reject("no good")
+        consumer.settle()
+        assert broker.stats(plain).dead_letters == 1
+        assert broker.redrive(plain).moved == 1
+
+
 def test_another_number_of_lanes_is_a_conflict(running: RunningTap, queue: unimq.Queue) -> None:
     plain = replace(queue, name=f"{queue.name}-plain")
     with connected(running, 4) as four, connected(running, 8) as eight, connected(running, 1) as one:

@@ -48,7 +48,7 @@ def test_who_makes_and_uses_everything(account: Account, key_lanes: int) -> None
     url = account(*documented("makes, sends, receives"))
     queue = unimq.Queue("orders", max_deliveries=3)
     keyed = unimq.Queue("orders-by-key", ordering="key")
-    topic = unimq.Topic("orders-events", ordering="key" if key_lanes > 1 else "none")
+    topic = unimq.Topic(f"orders-events-{key_lanes}", ordering="key" if key_lanes > 1 else "none")
     audit = topic.subscription("audit")
     with unimq.connect(f"{url}?key_lanes={key_lanes}", timeout=PATIENCE) as broker:
         broker.declare(queue, keyed, topic, audit)

@@ -360,24 +360,29 @@ class RabbitMQDriver:
 
     def open_sender(self, target: Target, sink: OutcomeSink, *, timeout: float) -> RabbitMQSender:
         """See `unimq.adapter.Driver.open_sender`."""
-        exchange = ""
-        if isinstance(target, Queue) and target.ordering == "key":
-            lanes = self._converse(target, timeout, lambda talk: self._lanes_of(talk, target))
-            exchange = _key_lanes.exchange_of(target.name) if lanes else ""
+        lanes = self._lanes_at_opening(target, timeout) if isinstance(target, Queue) else ()
+        exchange = _key_lanes.exchange_of(target.name) if lanes else ""
         delay_queues = self._delay_queues_of(target.name)
         sender = RabbitMQSender(self._publishing, target, sink, self._limits, delay_queues, lanes=exchange)
         sender.open(timeout)
         return sender
+
+    def _lanes_at_opening(self, queue: Queue, timeout: float) -> Sequence[str]:
+        """Return the lanes of a queue that was declared or looked up, or of one that should have some."""
+        with self._lock:
+            # Not by its policies: a dead-letter queue is accepted as it is.
+            known = self._lanes.get(queue.name)
+        if known is not None or queue.ordering == "none":
+            return known or ()
+        return self._converse(queue, timeout, lambda talk: self._lanes_of(talk, queue))
 
     def open_receiver(
         self, source: Source, sink: DeliverySink, *, prefetch: int, timeout: float
     ) -> RabbitMQReceiver | LanedReceiver:
         """See `unimq.adapter.Driver.open_receiver`."""
         queue = queue_of(source)
+        lanes = self._lanes_at_opening(queue, timeout)
         is_ordered = queue.ordering == "key"
-        lanes: Sequence[str] = ()
-        if is_ordered:
-            lanes = self._converse(source, timeout, lambda talk: self._lanes_of(talk, queue))
         delays = DelayedNacks(self._publishing, queue.name, self._limits, self._delay_queues_of(queue.name))
         if lanes:
             laned = LanedReceiver(self._consuming, lanes, sink, prefetch, delays)
