@@ -1,6 +1,6 @@
 """Join a RabbitMQ that other programs already use: their classic queue, their exchange, their routing keys.
 
-A shop that knows nothing of unimq publishes orders to a topic exchange of its own; from there they go to a classic queue.
+A shop that knows nothing of unimq publishes orders to a topic exchange of its own, which feeds a classic queue.
 Here they are read, and for each a receipt is sent to the same exchange with another routing key, which the shop reads.
 
 Only RabbitMQ has such things, so this example takes amqp:// URLs only.
