@@ -1,6 +1,8 @@
 """TLS, accounts and rights, against a real broker that has them."""
 
 import logging
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,9 @@ from uuid import uuid4
 import pytest
 from unimq_contract.brokers import BrokerUnavailable, RunningTap
 from unimq_contract.brokers import rabbitmq as tap
+from unimq_contract.brokers.certificates import certificate
 from unimq_contract.brokers.rabbitmq_security import Account, Security, make_security
+from unimq_contract.harness import Background
 
 import unimq
 
@@ -166,6 +170,34 @@ def test_a_certificate_for_another_host(security: Security, caplog: pytest.LogCa
     error = refused(url_of(security, host="localhost"), caplog)
     assert type(error) is unimq.AuthError
     assert "certificate verify failed" in str(error)
+
+
+def test_the_name_of_the_host_is_told_in_the_handshake(
+    security: Security, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that one address may serve several names (SNI); this one serves no AMQP behind it."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate(tmp_path, security.ca_file, "named", "DNS:localhost"))
+    names: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with context.wrap_socket(connection, server_side=True) as secured:
+                assert secured.recv(4) == b"AMQP"
+
+        serving = Background(serve)
+        url = url_of(security, host="localhost").replace(f":{security.port}/", f":{server.getsockname()[1]}/")
+        assert type(refused(url, caplog)) is unimq.ConnectionLost
+        serving.result(PATIENCE)
+    assert names == ["localhost"]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_nodes_of_a_cluster_cannot_share_a_port(security: Security) -> None:
+    with pytest.raises(ValueError, match="single node"):
+        tap.start(nodes=2, security=security)
 
 
 @pytest.mark.usefixtures("running")
