@@ -130,6 +130,21 @@ def test_one_bad_message_is_found_and_harms_no_other(link: Any, outcomes: Any, o
     assert link.channel.bodies[-4:] == _bodies(range(5, 9)), "the pipeline is open again"
 
 
+def test_a_send_in_the_pause_after_a_refused_message_opens_the_only_channel(
+    link: Any, outcomes: Any, outgoing: Make
+) -> None:
+    sender = _open(link, outcomes, Queue("q"))
+    sender.submit([outgoing(b"bad")])
+    link.lose(exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size 9 is larger than 5"))
+    sender.submit([outgoing(b"good")])
+    second = link.channel
+    assert second.bodies == [b"good"]
+    link.thread.run_timers()
+    assert link.channel is second
+    _ack(link, 1)
+    assert outcomes.stored_bodies == [b"good"]
+
+
 def test_a_missing_topic_is_certain_only_for_what_cannot_have_been_stored(
     link: Any, outcomes: Any, outgoing: Make
 ) -> None:

@@ -176,7 +176,11 @@ class RabbitMQSender:
             self._link.attach(self)
 
     def _open_channel(self) -> None:
-        if not self._opening and self._ended is None and self._link.connection is not None:
+        # What was submitted during the pause after a refused message may have opened it already: on a second channel
+        # the confirms of the first would be taken for those of other messages.
+        if self._channel is not None or self._opening or self._ended is not None:
+            return
+        if self._link.connection is not None:
             self._opening = True
             self._link.open_channel(self._opened, self._channel_closed)
 
