@@ -53,6 +53,15 @@ def test_a_pair_is_a_line_with_the_metrics_that_there_are(result: Result) -> Non
     assert cells[3] == cells[5] == "–"
 
 
+def test_of_two_workloads_that_with_more_processes_counts(result: Result) -> None:
+    (ratio,) = (each for each in result.ratios if (each.a, each.b, each.metric) == (OURS, RAW, "publish time"))
+    fewer = msgspec.structs.replace(ratio, workload="peers", median=7.77, processes=5)
+    for ratios in ((ratio, fewer), (fewer, ratio)):
+        lines = lines_of("brief", msgspec.structs.replace(result, ratios=ratios))
+        (line,) = (each for each in lines if each.startswith("| rabbitmq | pika-select |"))
+        assert f"| {ratio.median:.2f} (" in line
+
+
 def test_weaker_durability_is_told_and_not_ranked(result: Result) -> None:
     rows = tuple(
         msgspec.structs.replace(row, durability="at-most-once") if row.name == PEER else row for row in result.rows
