@@ -52,12 +52,21 @@ def test_an_emulator() -> None:
         ("sqs+http://key:hunter2@a:1/?wait=21", "<= 20"),
         ("sqs+http://key:hunter2@a:1/?visibility=1", ">= 2"),
         ("sqs+http://key:hunter2@a:1/?linger=1", "valid"),
+        ("sqs+http://key:hunter2@a:1/?http=fats", "botocore, fast"),
+        ("sqs+http://key:hunter2@a:1/?idle_wait=21", "<= 20"),
+        ("sqs+http://key:hunter2@a:1/?collect_ms=-1", ">= 0"),
     ],
 )
 def test_wrong_urls(url: str, hint: str) -> None:
     with pytest.raises(ConfigError, match="(?i)" + hint) as caught:
         _settings(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("options", "longest"), [("", 20), ("&idle_wait=3", 5), ("&wait=8&idle_wait=12", 12)])
+def test_an_idle_poll_is_never_shorter_than_a_busy_one(options: str, longest: int) -> None:
+    settings = _settings(f"sqs+http://key:hunter2@a:1/?region=us-east-1{options}")
+    assert settings.longest_wait == longest
 
 
 QUEUE = Queue("q", ttl=60, lease=2.5, max_deliveries=5, dead_letter=False)
