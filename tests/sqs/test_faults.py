@@ -7,8 +7,11 @@ twice without excuse, and no request hides a message for longer than its lease.
 import contextlib
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -151,6 +154,50 @@ def test_an_answer_that_was_lost_comes_again_at_once_in_a_fifo_queue(
                     delivery.ack()
                 consumer.settle()
             broker.delete(queue)
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a child of this process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.timeout(300)
+def test_an_emulator_that_keeps_its_messages_is_restarted_under_load(
+    start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap], tmp_path: Path
+) -> None:
+    """It writes them down when it is asked to end, so it gets the time for that."""
+    settings = {"PERSIST_STATE": "1", "STATE_DIR": str(tmp_path)}
+    history = History()
+    with start_or_skip(lambda: sqs.start(flavour="ministack", settings=settings)) as running:
+        url = f"{running.tap.url}&wait={WAIT}"
+        queue = unimq.Queue(f"q-{os.urandom(4).hex()}", lease=LEASE)
+
+        def sent() -> int:
+            return sum(isinstance(event, Sent) for event in history.events)
+
+        def restart() -> None:
+            for _ in range(2):
+                before, deadline = sent(), time.monotonic() + WITHIN
+                while sent() < before + 50:
+                    assert time.monotonic() < deadline, "nothing is sent (L3)"
+                    time.sleep(0.02)
+                with history.fault("broker restarted"):
+                    (pid,) = running.pids
+                    os.kill(pid, signal.SIGTERM)
+                    while not gone(pid):
+                        assert time.monotonic() < deadline + WITHIN, "the emulator does not end"
+                        time.sleep(0.02)
+                    running.restart()
+
+        run(LOAD, Recording(history), lambda: unimq.connect(url, timeout=5.0), queue, meanwhile=restart)
+        with unimq.connect(url) as broker:
+            rules = Rules.of(broker.capabilities, queue, floors=replace(FLOORS, faults={"broker restarted": 2}))
+        verdict = judge(history.events, replace(rules, shadow=LEASE + WAIT + 5.0, tolerance=0.2))
+        verdict.raise_if_broken()
+        log.info("%s", "; ".join(verdict.counts.lines()))
 
 
 @pytest.mark.soak
