@@ -301,7 +301,11 @@ class Administration:
                 answers.clear()
                 consumer.commit(offsets=wanted, asynchronous=True)
                 while not answers and time.monotonic() < deadline:
-                    consumer.poll(_RETRY)
+                    told = consumer.poll(_RETRY)
+                    refusal = None if told is None else told.error()
+                    if refusal is not None and is_final(refusal):
+                        # The commit itself would wait for a coordinator that we may not ask for.
+                        answers.append(refusal)
                 error = answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
                 if error is None:
                     return True

@@ -219,6 +219,8 @@ class KafkaDriver:
         """See `unimq.adapter.SeekingDriver.seek`. Done-maps go with the old commits: everything from there on comes."""
         group, topic = queue_of(source).name, _topic_of(source)
         self.check(source, timeout=timeout)
+        # Says at once that the group may not be used, which the commit is slow to hear.
+        self._admin.committed(group, topic, timeout)
         if isinstance(to, Mapping):
             offsets = self._checked_offsets(topic, to, timeout)
         elif isinstance(to, float):

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Record
 
 from unimq.adapter import Outgoing
-from unimq_kafka._errors import describe, native_of
+from unimq_kafka._errors import describe, is_final, native_of
 from unimq_kafka._handles import forget, keep
 from unimq_kafka._options import Settings
 from unimq_kafka._wire import ID
@@ -122,6 +122,8 @@ class SharedProducer:
         self._backlog: deque[Job] = deque()
         """What the client's queue had no room for; while there is any, all goes through it, to keep the order."""
         self._is_fatal = False
+        self._refusal: KafkaError | None = None
+        """Why it broke down, if that was for a right that is missing."""
         self._is_wanted = False
         """Somebody waits who does not poll: the thread is to poll without a pause."""
         self._has_followers = False
@@ -261,7 +263,7 @@ class SharedProducer:
     def _serve_here(self, patience: float) -> None:
         """Poll in a user's thread; with the baton."""
         try:
-            self._producer.poll(patience)
+            self._poll(patience)
             self._settle(in_thread=False)
         except Exception as fault:  # noqa: BLE001 - the thread raises it
             self._fault = fault
@@ -294,9 +296,20 @@ class SharedProducer:
     def _broke_down(self, error: KafkaError) -> bool:
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._is_fatal = True
+            if is_final(error):
+                self._refusal = error
             self.wake()
             return True
         return False
+
+    def _poll(self, patience: float) -> int:
+        """Serve what the client has to say; that it broke down, it raises as well."""
+        try:
+            return self._producer.poll(patience)
+        except KafkaException as broken:
+            if not self._broke_down(native_of(broken)):
+                raise
+            return 0
 
     # The thread.
 
@@ -352,7 +365,7 @@ class SharedProducer:
             return
         try:
             while not self._stopping:
-                served = self._producer.poll(_POLL)
+                served = self._poll(_POLL)
                 self._settle(in_thread=True)
                 self._tell_handed()
                 if self._is_fatal:
@@ -468,8 +481,17 @@ class SharedProducer:
         """Open a new producer for what comes, and end the broken one, whose messages are reported as purged."""
         broken, self._producer = self._producer, self._open()
         self._is_fatal = False
+        refusal, self._refusal = self._refusal, None
         log.error("the idempotent producer broke down and was replaced: %s", self.trouble)
         _discard(broken)
+        if refusal is not None:
+            # Nothing of it was stored, and the next producer would be refused as well (E2).
+            for job in self._reports:
+                job.error = refusal if job.error is not None else None
+            while self._backlog:
+                job = self._backlog.popleft()
+                job.error = refusal
+                self._reports.append(job)
         self._settle(in_thread=True)
 
 

@@ -13,7 +13,8 @@ from .tap import BrokerUnavailable, RunningTap, Tap
 from .versions import KAFKA, KAFKA_JAVA, KAFKA_SCALA, SLF4J
 from .wire import kafka_answers, kafka_group_coordinator_ready, kafka_producer_ids_ready
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0
+"""Seconds that a start may take on a busy machine, where its few seconds have become more than a minute."""
 _ARTEFACTS = (
     f"org.apache.kafka:kafka_{KAFKA_SCALA}:{KAFKA}",
     f"org.apache.kafka:kafka-tools:{KAFKA}",

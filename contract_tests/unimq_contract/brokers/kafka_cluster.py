@@ -32,7 +32,7 @@ _COPIES = {
 }
 
 
-def start_cluster(*, settings: Mapping[str, str] | None = None, timeout: float = 3 * TIMEOUT) -> RunningTap:
+def start_cluster(*, settings: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> RunningTap:
     """Start three nodes; returns when groups and producers can use each of them.
 
     Topics have three copies, and a message is stored when two have it: any one node may be lost. Node 0 of the tap has
