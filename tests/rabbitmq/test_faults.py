@@ -292,7 +292,9 @@ def test_the_broker_is_gone_and_nobody_says_so(running: RunningTap, heals: bool)
     """The broker's side of every connection is reset; the client's side lives on (L3)."""
     host, _, port = running.tap.nodes[0].partition(":")
     with FaultProxy((host, int(port))) as proxy:
-        judged = JudgedRun([f"amqp://guest:guest@127.0.0.1:{proxy.port}/?heartbeat=2"])
+        # Noticed after half a minute at most. Less than that also ends the connection of a client whose processor is
+        # busy, with judging this history for one, and no fault would excuse that.
+        judged = JudgedRun([f"amqp://guest:guest@127.0.0.1:{proxy.port}/?heartbeat=10"])
 
         def pretend() -> None:
             judged.flows(LONG.flow)
