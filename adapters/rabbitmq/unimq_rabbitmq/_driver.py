@@ -114,6 +114,14 @@ def _is_before_4(version: str) -> bool:
     return major is not None and int(major[0]) < 4
 
 
+def _gives_way(version: str) -> bool:
+    """Tell whether an active consumer makes way for one of higher priority, and the queue goes on then in every case.
+
+    4.0.5 does. Of 4.3.6 a queue was seen that gave nothing to anybody any more, under consumers that come and go.
+    """
+    return version.startswith("4.0.")
+
+
 def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
     return Capabilities(
         backend="rabbitmq",
@@ -168,6 +176,7 @@ class RabbitMQDriver:
         self._consuming = consuming
         self._publishing = publishing
         self._before_4 = _is_before_4(version)
+        self._gives_way = _gives_way(version)
         self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, options.frame_max - _FRAME_OVERHEAD)
         self._key_lanes = options.key_lanes
         self.capabilities = _capabilities(version, self._limits)
@@ -385,7 +394,7 @@ class RabbitMQDriver:
         is_ordered = queue.ordering == "key"
         delays = DelayedNacks(self._publishing, queue.name, self._limits, self._delay_queues_of(queue.name))
         if lanes:
-            laned = LanedReceiver(self._consuming, lanes, sink, prefetch, delays)
+            laned = LanedReceiver(self._consuming, lanes, sink, prefetch, delays, spreads=self._gives_way)
             laned.open(timeout)
             return laned
         receiver = RabbitMQReceiver(self._consuming, queue.name, sink, prefetch, delays, is_ordered=is_ordered)

@@ -17,9 +17,18 @@ class LanedReceiver:
     """See `unimq.adapter.Receiver`. For any thread; it has no state of its own but the lanes, which never change."""
 
     def __init__(
-        self, link: Link, queues: Sequence[str], sink: DeliverySink, prefetch: int, delays: DelayedNacks
+        self,
+        link: Link,
+        queues: Sequence[str],
+        sink: DeliverySink,
+        prefetch: int,
+        delays: DelayedNacks,
+        *,
+        spreads: bool,
     ) -> None:
+        """With `spreads` it takes lanes over from those who have them; without it waits for what they leave."""
         share = Share(prefetch)
+        priorities = _key_lanes.priorities(len(queues)) if spreads else [None] * len(queues)
         self._lanes = [
             RabbitMQReceiver(
                 link,
@@ -32,7 +41,7 @@ class LanedReceiver:
                 lanes=len(queues),
                 priority=priority,
             )
-            for queue, priority in zip(queues, _key_lanes.priorities(len(queues)), strict=True)
+            for queue, priority in zip(queues, priorities, strict=True)
         ]
 
     def open(self, timeout: float) -> None:
