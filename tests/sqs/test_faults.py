@@ -201,7 +201,7 @@ def test_an_emulator_that_keeps_its_messages_is_restarted_under_load(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("ordering", ["none", "key"])
 @pytest.mark.parametrize("flavour", sqs.FLAVOURS)
 def test_every_fault_over_and_over_under_a_long_load(
@@ -209,7 +209,7 @@ def test_every_fault_over_and_over_under_a_long_load(
     ordering: Literal["none", "key"],
     start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap],
 ) -> None:
-    load = replace(LOAD, messages=25_000, rate=None, keys=2_000, consumers=4, limit=900.0)
+    load = replace(LOAD, messages=25_000, rate=None, keys=2_000, consumers=4, limit=2400.0)
     with contextlib.contextmanager(storm_on)(flavour, ordering, start_or_skip) as storm:
 
         def rage() -> None:
