@@ -28,7 +28,7 @@ class Place:
     delete: Callable[[str], object]
     describe: Callable[[], Mapping[str, Any]]
     release: Callable[[], object] = lambda: None
-    patience: float = 1.0
+    patience: float = 5.0
     """Seconds that a poll lasts at least: what one brings that has just timed out is lost until the consumer closes."""
 
 
@@ -94,7 +94,6 @@ def _on_sqs(url: str, _: int) -> Place:
         consumes=lambda queue, _: {"aws": {**place, **receiving, "queue_url": queues.url_of(queue)}},
         make=queues.make,
         delete=queues.delete,
-        patience=receiving["wait_time_seconds"] + 1.0,
         describe=lambda: {
             "durability": queues.durability,
             "emulated": queues.emulated,
