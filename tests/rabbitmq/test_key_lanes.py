@@ -239,6 +239,7 @@ def test_without_the_plugin_the_error_says_how_to_get_it(
             producer.send(b"one lane needs no plugin", key="k")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("key_lanes", [1, 8])
 def test_order_over_nacks_deaths_and_redeliveries(running: RunningTap, key_lanes: int) -> None:
     """Judged by the history: consumers nack, close with messages in hand, come and go, and lose their connections."""
@@ -256,7 +257,8 @@ def test_order_over_nacks_deaths_and_redeliveries(running: RunningTap, key_lanes
             with history.fault("connections closed"):
                 running.tool("rabbitmqctl", "close_all_connections", "as on a bad day")
 
-    load = Load(seed=7, messages=2500, consumers=3, keys=KEYS, nack=0.1, close=0.01, limit=4 * PATIENCE)
+    # With a rate: producers go on while a busy machine runs rabbitmqctl, and all they send has to be judged.
+    load = Load(seed=7, messages=2000, rate=300.0, consumers=3, keys=KEYS, nack=0.1, close=0.01, limit=4 * PATIENCE)
     run(load, recording, lambda: connected(running, key_lanes), queue, meanwhile=lose_connections)
     # Of one lane one consumer at a time has work.
     floors = Floors(overlaps=10 if key_lanes > 1 else 0, faults={"connections closed": 1})
