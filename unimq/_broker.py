@@ -240,7 +240,7 @@ class BrokerCore:
         core = ConsumerCore(found, self.capabilities, dead_letters, codec, middleware)
         core.prefetch = prefetch
         try:
-            core.receiver = self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout)
+            core.use(self.driver.open_receiver(found, core, prefetch=prefetch, timeout=self.timeout))
         except BaseException:
             if dead_letters is not None:
                 dead_letters.producer.sender.close(0.0)
@@ -266,7 +266,7 @@ class BrokerCore:
         """Open a consumer of an existing queue for a part of the library: no hooks, and what expired is delivered."""
         core = ConsumerCore(queue, self.capabilities, None)
         core.delivers_expired = True
-        core.receiver = self.driver.open_receiver(queue, core, prefetch=prefetch, timeout=self.timeout)
+        core.use(self.driver.open_receiver(queue, core, prefetch=prefetch, timeout=self.timeout))
         with self.lock:
             self.consumers.add(core)
         return core

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from unimq._capabilities import Capabilities
 from unimq._codec import Codec, decode
@@ -28,6 +28,15 @@ UNDECODABLE = "undecodable"
 
 RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
 """Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
+
+
+@runtime_checkable
+class HurriedReceiver(Protocol):
+    """What a `Receiver` may offer besides, so that it need not wake for every settlement."""
+
+    def wanted(self) -> None:
+        """Make haste: somebody waits for messages, and no more are buffered. From any thread, often; never blocks."""
+        ...
 
 
 class SettleBarrier:
@@ -103,6 +112,8 @@ class ConsumerCore:
             each.settled for each in middleware if each.settled is not None
         ]
         self.receiver: Receiver
+        self.ask_receiver: Callable[[], None] | None = None
+        """See `HurriedReceiver.wanted`."""
         self.buffer: deque[Delivery] = deque()
         self.held: set[Delivery] = set()
         self.arrived: Waiters = Waiters()
@@ -124,6 +135,11 @@ class ConsumerCore:
         """Nothing to check at delivery but the message's own ttl: saves a call per message."""
         self.delivers_expired: bool = False
         """For a redrive: a dead letter that is past its ttl is none the less to be returned."""
+
+    def use(self, receiver: "Receiver") -> None:
+        """Receive by this receiver from now on."""
+        self.receiver = receiver
+        self.ask_receiver = receiver.wanted if isinstance(receiver, HurriedReceiver) else None
 
     # Coming up: `DeliverySink`.
 
@@ -182,6 +198,8 @@ class ConsumerCore:
         if self.error is not None:
             # A copy each time: one object raised again and again would collect every traceback.
             raise copy.copy(self.error) from self.error
+        if self.ask_receiver is not None:
+            self.ask_receiver()
         return None
 
     def take_one(self) -> Delivery[Any] | None:

@@ -217,10 +217,10 @@ def test_the_end_of_its_topic_ends_the_consumer(address: str, topic: str, open_r
 def test_an_unexpected_error_ends_it_with_a_typed_one(
     address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(record: object) -> object:
+    def fault(*_: object) -> object:
         raise RuntimeError("made for this test")
 
-    monkeypatch.setattr(_receiver, "decode", fault)
+    monkeypatch.setattr(_receiver, "delivery_of", fault)
     send(address, topic, [b"x"])
     receiver, sink = open_receiver()
     until(lambda: sink.end)

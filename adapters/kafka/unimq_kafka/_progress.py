@@ -145,7 +145,7 @@ class PartitionProgress(Generic[H]):
         """Note a received offset; false if the commit says that it is done already."""
         self.next = offset + 1
         self._order.append(offset)
-        if offset in self._skip:
+        if self._skip and offset in self._skip:
             self._skip.remove(offset)
             self.finish(offset)
             return False
@@ -154,7 +154,16 @@ class PartitionProgress(Generic[H]):
     def ack(self, offset: int) -> None:
         """Note that a message is done."""
         self.acked += 1
-        self.finish(offset)
+        order, done = self._order, self._done
+        if order and order[0] == offset:
+            # In order, as most are: what `finish` comes to.
+            self.dirty = True
+            order.popleft()
+            if done:
+                while order and order[0] in done:
+                    done.remove(order.popleft())
+        else:
+            self.finish(offset)
 
     def finish(self, offset: int) -> None:
         """Note that a message needs no ack, or no more."""

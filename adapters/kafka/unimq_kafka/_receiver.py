@@ -24,7 +24,7 @@ from unimq_kafka._options import Settings
 from unimq_kafka._postponed import SHORTEST as LONG_NACK
 from unimq_kafka._postponed import Postponed
 from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress
-from unimq_kafka._wire import attempts_before, decode
+from unimq_kafka._wire import delivery_of
 
 log = logging.getLogger("unimq.kafka")
 
@@ -79,11 +79,19 @@ class KafkaReceiver:
         """Barriers, and up to which number of those they wait."""
         self._sink = sink
         self._prefetch = prefetch
+        self._enough = prefetch // 2
+        """Acks that wake the owner though nobody waits for messages."""
         self._is_ordered = is_ordered
         self._lanes: dict[Progress, Lanes] = {}
         """Of each partition, if messages of one key are to be in work one at a time (O1)."""
         self._wakeup = threading.Event()
-        self._mail: Mailbox[Sequence[Delivery] | Callable[[], None]] = Mailbox(self._wakeup.set)
+        self._mail: Mailbox[Callable[[], None]] = Mailbox(self._wakeup.set)
+        self._acked: deque[Sequence[Delivery]] = deque()
+        """Acks, which wake nobody while there is no hurry."""
+        self._is_wanted = True
+        """Somebody waits for messages; set by any thread, cleared when there are some."""
+        self._sleeps = False
+        """The owner waits for settlements."""
         self._is_paused = False  # any thread
         self._is_closing = False  # any thread
         self._close_by = 0.0  # set before `_is_closing`
@@ -112,7 +120,17 @@ class KafkaReceiver:
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `unimq.adapter.Receiver.ack`."""
-        self._mail.post(deliveries)
+        self._acked.append(deliveries)
+        if self._sleeps and (self._is_wanted or len(self._acked) > self._enough):
+            self._sleeps = False
+            self._wakeup.set()
+
+    def wanted(self) -> None:
+        """See `unimq._receiving.HurriedReceiver.wanted`."""
+        self._is_wanted = True
+        if self._sleeps and self._acked:
+            self._sleeps = False
+            self._wakeup.set()
 
     def nack(self, delivery: Delivery, delay: float) -> None:
         """See `unimq.adapter.Receiver.nack`."""
@@ -134,7 +152,7 @@ class KafkaReceiver:
     def resume(self) -> None:
         """See `unimq.adapter.Receiver.resume`."""
         self._is_paused = False
-        self._mail.post(())
+        self._mail.post(lambda: None)
 
     def forget_waiting(self, ends: Mapping[int, int]) -> None:
         """Forget what waits here of what is below these offsets, as it was purged."""
@@ -228,9 +246,10 @@ class KafkaReceiver:
             fresh.extendleft(reversed(batch))
             return
         for delivery in batch:
-            progress, offset = _token(delivery)
-            progress.held[offset] = delivery
+            token: tuple[Progress, int] = delivery.token  # type: ignore[assignment] # as in `_token`, without its call
+            token[0].held[token[1]] = delivery
         self._unsettled += len(batch)
+        self._is_wanted = False
         self._sink.deliver(batch)
 
     def _wait_for_room(self, now: float) -> None:
@@ -242,29 +261,41 @@ class KafkaReceiver:
             self._waits_paused = True
             self._apply_stops()
         elif self._member.commits_under_way and len(self._fresh) < _MOST_AHEAD:
-            self._wakeup.wait(_GLANCE)
-            self._wakeup.clear()
+            self._sleep(_GLANCE)
             self._poll(1, 0)
         else:
-            self._wakeup.wait(_PATIENCE_FOR_MAIL)
-            self._wakeup.clear()
+            self._sleep(_PATIENCE_FOR_MAIL)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for settlements that matter now, or anything else that wakes."""
+        self._sleeps = True
+        # Looked at after the mark: an ack that comes now either is seen here or wakes.
+        if not (self._acked and (self._is_wanted or len(self._acked) > self._enough)):
+            self._wakeup.wait(seconds)
+        self._sleeps = False
+        self._wakeup.clear()
 
     def _poll(self, most: int, timeout: float) -> None:
         """Let the client call back, and take at most so many new messages."""
-        self._member.poll(most, timeout, self._take_record)
+        self._member.poll_batches(most, timeout, self._take_records)
 
-    def _take_record(self, record: Record) -> None:
-        partition, offset = record.partition(), record.offset()
-        if partition is None or offset is None:
-            return
-        progress = self._member.progress_at(partition, offset)
-        if progress is None:
-            return
-        if progress.receive(offset):
-            delivery = Delivery(decode(record), 1 + attempts_before(record), (progress, offset), self._sink, record)
-            if not self._is_ordered or self._lanes.setdefault(progress, Lanes()).admit(delivery):
-                self._fresh.append(delivery)
-        if progress.span >= SPAN_LIMIT and partition not in self._member.stopped:
+    def _take_records(self, records: list[Record]) -> None:
+        member, sink, fresh = self._member, self._sink, self._fresh
+        partitions = member.partitions
+        for record in records:
+            partition, offset = record.partition(), record.offset()
+            if partition is None or offset is None:
+                continue
+            progress = partitions.get(partition)
+            if progress is None or offset < progress.next:
+                progress = member.progress_at(partition, offset)
+                if progress is None:
+                    continue
+            if progress.receive(offset):
+                delivery = delivery_of(record, (progress, offset), sink)
+                if not self._is_ordered or self._lanes.setdefault(progress, Lanes()).admit(delivery):
+                    fresh.append(delivery)
+        if any(progress.span >= SPAN_LIMIT and p not in member.stopped for p, progress in partitions.items()):
             self._apply_stops()
 
     def _apply_stops(self) -> None:
@@ -308,16 +339,26 @@ class KafkaReceiver:
     # Settlements.
 
     def _read_mail(self) -> None:
-        for item in self._mail.drain():
-            if callable(item):
-                item()
+        # The commands are taken out before the acks, so that a barrier finds all that were handed over before it.
+        commands = self._mail.drain()
+        acked = self._acked
+        for _ in range(len(acked)):
+            self._ack_all(acked.popleft())
+        for command in commands:
+            command()
+
+    def _ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            token: tuple[Progress, int] = delivery.token  # type: ignore[assignment] # as in `_token`, without its call
+            progress, offset = token
+            if progress.over:
+                self._late += 1
                 continue
-            for delivery in item:
-                progress = self._release(delivery)
-                if progress is not None:
-                    progress.ack(_token(delivery)[1])
-                    if self._is_ordered and (follower := self._lanes[progress].follow(delivery)) is not None:
-                        self._fresh.append(follower)
+            del progress.held[offset]
+            self._unsettled -= 1
+            progress.ack(offset)
+            if self._is_ordered and (follower := self._lanes[progress].follow(delivery)) is not None:
+                self._fresh.append(follower)
 
     def _release(self, delivery: Delivery) -> Progress | None:
         """Take a delivery out of what is held; `None` if its partition has gone (A6)."""
@@ -392,11 +433,11 @@ class KafkaReceiver:
     def _answer_late_mail(self) -> None:
         """Answer barriers that came after the end, when nothing can be committed any more; in any thread."""
         with self._late_lock:
-            for item in self._mail.drain():
-                if callable(item):
-                    item()
-                else:
-                    self._late += len(item)
+            commands = self._mail.drain()
+            while self._acked:
+                self._late += len(self._acked.popleft())
+            for command in commands:
+                command()
 
     # `_member.Owner`, called in the owner thread.
 
@@ -424,8 +465,9 @@ class KafkaReceiver:
             left = until - time.monotonic()
             if left <= 0:
                 break
-            self._wakeup.wait(left)
-            self._wakeup.clear()
+            # Every ack may be the last one that is waited for.
+            self._is_wanted = True
+            self._sleep(left)
             self._read_mail()
 
     def dropped(self, gone: Sequence[Progress]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import msgspec
 
 from unimq import InvalidMessage
-from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Message
+from unimq.adapter import NO_HEADERS, RESERVED_PREFIX, Delivery, DeliverySink, Message
 
 ID = RESERVED_PREFIX + "id"
 BINARY = RESERVED_PREFIX + "binary"
@@ -170,6 +170,21 @@ def record_size(body: bytes, key: bytes | None, headers: WireHeaders) -> int:
     for name, value in headers:
         size += (len(name) if name.isascii() else len(name.encode())) + len(value)
     return size
+
+
+def delivery_of(record: Record, token: object, settler: DeliverySink) -> Delivery:
+    """Return the delivery of a record, which it keeps."""
+    key = record.key()
+    # On receipt they are always a list, whose values are bytes.
+    wire: list[tuple[str, bytes | None]] | None = record.headers()  # type: ignore[assignment]
+    if key is None and wire is not None and len(wire) == 1 and wire[0][0] == ID and (name := wire[0][1]):
+        # What most messages have, in one step.
+        kind, timestamp = record.timestamp()
+        message = Message(record.value() or b"", None, NO_HEADERS, name.decode("utf-8", "replace"))
+        if kind:
+            message.sent_at = timestamp / 1000
+        return Delivery(message, 1, token, settler, record)
+    return Delivery(decode(record), 1 + attempts_before(record), token, settler, record)
 
 
 def decode(record: Record) -> Message:
