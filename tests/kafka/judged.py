@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from uuid import uuid4
 
 from unimq_contract.history import Counts, Floors, History, Load, Recording, Rules, judge, run
-from unimq_contract.history.events import Delivered, Down, Event, Up
+from unimq_contract.history.events import Delivered, Event
+from unimq_contract.history.recovery import recoveries
 
 import unimq
 
@@ -16,7 +16,6 @@ log = logging.getLogger("unimq.contract")
 
 PATIENCE = 120.0
 """Seconds that anything may take on a busy machine; no result is better for coming sooner."""
-SECOND = 1_000_000_000
 
 
 def awaited(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -25,24 +24,6 @@ def awaited(condition: Callable[[], object], what: str, patience: float = PATIEN
     while not condition():
         assert time.monotonic() < deadline, f"not within {patience} s: {what}"
         time.sleep(0.05)
-
-
-def pauses(events: Sequence[Event]) -> list[tuple[str, float, float]]:
-    """Return for each fault its name, the longest time without a delivery from its start to 10 s after its end, and the
-    time from its end to the next delivery; in seconds.
-    """
-    ordered = sorted(events, key=lambda event: event.at)
-    deliveries = [event.at for event in ordered if isinstance(event, Delivered)]
-    found: list[tuple[str, float, float]] = []
-    for event in ordered:
-        if not isinstance(event, Down):
-            continue
-        up = next(after.at for after in ordered if isinstance(after, Up) and after.at >= event.at)
-        near = [event.at, *(at for at in deliveries if event.at <= at <= up + 10 * SECOND)]
-        longest = max((later - sooner for sooner, later in pairwise(near)), default=0)
-        heal = next((at for at in deliveries if at >= up), up) - up
-        found.append((event.what, longest / SECOND, heal / SECOND))
-    return found
 
 
 @dataclass
@@ -103,7 +84,7 @@ class JudgedRun:
         events = [*self.history.events, *elsewhere()]
         verdict = judge(events, rules)
         log.info("%.1f s; %s", time.monotonic() - began, "; ".join(verdict.counts.lines()))
-        for what, longest, heal in pauses(events):
-            log.info("%s: longest pause %.2f s, first delivery %.2f s after its end", what, longest, heal)
+        for recovery in recoveries(events):
+            log.info("%s", recovery)
         verdict.raise_if_broken()
         return verdict.counts
