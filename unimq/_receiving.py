@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 from unimq._capabilities import Capabilities
 from unimq._codec import Codec, decode
@@ -16,6 +16,7 @@ from unimq._destinations import Queue, Seconds, Source, queue_of, seconds
 from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, DecodeError, LeaseLost, UnimqError
 from unimq._events import SeldomLog
 from unimq._middleware import Middleware, Settlement, call_hooks, say_failed
+from unimq._served import HurriedReceiver
 from unimq._waiting import Waiters, block_until
 
 if TYPE_CHECKING:
@@ -28,15 +29,6 @@ UNDECODABLE = "undecodable"
 
 RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
 """Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
-
-
-@runtime_checkable
-class HurriedReceiver(Protocol):
-    """What a `Receiver` may offer besides, so that it need not wake for every settlement."""
-
-    def wanted(self) -> None:
-        """Make haste: somebody waits for messages, and no more are buffered. From any thread, often; never blocks."""
-        ...
 
 
 class SettleBarrier:

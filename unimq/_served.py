@@ -1,4 +1,4 @@
-"""Senders whose outcomes a waiting caller brings itself, in place of a thread that wakes for it."""
+"""What senders and receivers may offer besides, so that fewer threads wake for each message."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -29,4 +29,13 @@ class ServedSender(Protocol):
         to, and the caller waits. Callbacks of users (`Outgoing.on_outcome`) never run in the calling thread, which may
         hold a lock that they take.
         """
+        ...
+
+
+@runtime_checkable
+class HurriedReceiver(Protocol):
+    """What a `Receiver` may offer besides, so that it need not wake for every settlement."""
+
+    def wanted(self) -> None:
+        """Make haste: somebody waits for messages, and no more are buffered. From any thread, often; never blocks."""
         ...

@@ -34,6 +34,7 @@ from unimq._mailbox import Mailbox
 from unimq._message import NO_HEADERS, RESERVED_PREFIX, Headers, Message
 from unimq._outgoing import Outgoing
 from unimq._positions import CheckedPosition
+from unimq._served import HurriedReceiver, ServedSender
 from unimq._url import BrokerURL
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "EstimatingAdapter",
     "Feature",
     "Headers",
+    "HurriedReceiver",
     "Lanes",
     "Load",
     "Mailbox",
@@ -65,6 +67,7 @@ __all__ = [
     "SeekingDriver",
     "SeldomLog",
     "Sender",
+    "ServedSender",
     "Source",
     "Stats",
     "Subscription",

@@ -227,7 +227,7 @@ class SharedProducer:
             self._wake.set()
 
     def serve(self, attempt: Callable[[], T | None], deadline: float) -> T | None:
-        """See `unimq._served.ServedSender.serve`."""
+        """See `unimq.adapter.ServedSender.serve`."""
         if not self._baton.acquire(blocking=False):
             self._has_followers = True
             # Again, as the one who had it may have looked for followers before that.

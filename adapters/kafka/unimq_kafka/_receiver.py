@@ -126,7 +126,7 @@ class KafkaReceiver:
             self._wakeup.set()
 
     def wanted(self) -> None:
-        """See `unimq._receiving.HurriedReceiver.wanted`."""
+        """See `unimq.adapter.HurriedReceiver.wanted`."""
         self._is_wanted = True
         if self._sleeps and self._acked:
             self._sleeps = False

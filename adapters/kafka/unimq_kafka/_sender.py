@@ -58,7 +58,7 @@ class KafkaSender:
         self._producer.wake()
 
     def submit_quietly(self, entries: Sequence[Outgoing]) -> None:
-        """See `unimq._served.ServedSender.submit_quietly`."""
+        """See `unimq.adapter.ServedSender.submit_quietly`."""
         self._submit(entries)
         if entries[0].group is not None:
             producer = self._producer
@@ -67,7 +67,7 @@ class KafkaSender:
                 producer.look()
 
     def serve(self, attempt: Callable[[], T | None], deadline: float) -> T | None:
-        """See `unimq._served.ServedSender.serve`."""
+        """See `unimq.adapter.ServedSender.serve`."""
         return self._producer.serve(attempt, deadline)
 
     def _submit(self, entries: Sequence[Outgoing]) -> None:
