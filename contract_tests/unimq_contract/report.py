@@ -241,7 +241,8 @@ class Recorder:
         self._of_workers: list[Part] = []
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        self._deselected += len(items)
+        # A run may leave out tests of the project beside the suite.
+        self._deselected += sum(_backend_of(item) is not None for item in items)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         # In the order in which the backends were given; later, items may be in any.

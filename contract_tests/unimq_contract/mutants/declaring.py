@@ -13,6 +13,7 @@ from unimq import (
 from unimq.adapter import (
     BrokerURL,
     Capabilities,
+    CheckedPosition,
     Driver,
     Source,
     native,
@@ -48,6 +49,16 @@ class ClaimsHistory(Mutant):
 
     def capabilities(self, real: Capabilities) -> Capabilities:
         return replace(real, start_earliest=native())
+
+
+class ClaimsToSeek(Mutant):
+    """To be read again is declared possible, and nothing is read again."""
+
+    def capabilities(self, real: Capabilities) -> Capabilities:
+        return replace(real, seek=native())
+
+    def seek(self, driver: Driver, source: Source, to: CheckedPosition, timeout: float) -> None:
+        return
 
 
 class SaysNoReason(Mutant):

@@ -83,6 +83,11 @@ class Mutant:
     def stats(self, driver: Driver, source: Source, timeout: float) -> Stats:
         return driver.stats(source, timeout=timeout)
 
+    def seek(self, driver: Driver, source: Source, to: CheckedPosition, timeout: float) -> None:
+        """Move to a position."""
+        assert isinstance(driver, SeekingDriver)
+        driver.seek(source, to, timeout=timeout)
+
     def prefetch(self, wanted: int) -> int:
         return wanted
 
@@ -174,8 +179,7 @@ class FaultyDriver:
         return self.real.purge(source, timeout=timeout)
 
     def seek(self, source: Source, to: CheckedPosition, *, timeout: float) -> None:
-        assert isinstance(self.real, SeekingDriver)
-        self.real.seek(source, to, timeout=timeout)
+        self.mutant.seek(self.real, source, to, timeout)
 
     def stats(self, source: Source, *, timeout: float) -> Stats:
         return self.mutant.stats(self.real, source, timeout)

@@ -232,6 +232,30 @@ class GroupsContract(Contract):
             assert delivery.body == b"before"
             delivery.ack()
 
+    @needs("seek")
+    @guarantee("P2", "A1", kills=("claims-to-seek",))
+    def test_a_queue_is_read_again_from_where_it_is_told(
+        self, broker: unimq.Broker, queue: unimq.Queue, harness: Harness
+    ) -> None:
+        with broker.producer(queue) as producer:
+            producer.send_many(numbered(3))
+            with broker.consumer(queue) as consumer:
+                consumer.ack(harness.receive(consumer, 3))
+                consumer.settle()
+            broker.seek(queue, "earliest")
+            with broker.consumer(queue) as consumer:
+                again = harness.receive(consumer, 3)
+                assert bodies(again) == numbered(3)
+                consumer.ack(again)
+                harness.nothing_else(queue, broker, consumer)
+            producer.send(b"passed over")
+            broker.seek(queue, "now")
+            producer.send(b"after")
+            with broker.consumer(queue) as consumer:
+                delivery = harness.receive_one(consumer)
+                assert delivery.body == b"after"
+                delivery.ack()
+
     @needs("topics")
     @guarantee("G2", "L5", kills=("room-only-when-empty",))
     def test_a_slow_subscription_does_not_slow_another(
