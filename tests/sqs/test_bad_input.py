@@ -2,10 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from unimq_contract.brokers import RunningTap, sqs
 
 import unimq
 from unimq import Message
@@ -14,15 +13,6 @@ pytestmark = pytest.mark.slow
 
 WITHIN = 60.0
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module", params=sqs.FLAVOURS)
-def url(
-    request: pytest.FixtureRequest, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
-) -> Iterator[str]:
-    flavour = sqs.flavour(request.param)
-    with start_or_skip(lambda: sqs.start(flavour=flavour)) as running:
-        yield f"{running.tap.url}&wait=1"
 
 
 @pytest.fixture

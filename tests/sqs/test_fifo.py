@@ -5,10 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from unimq_contract.brokers import RunningTap, sqs
 from unimq_sqs import Clients
 
 import unimq
@@ -16,15 +15,6 @@ import unimq
 pytestmark = pytest.mark.slow
 
 WITHIN = 20.0
-
-
-@pytest.fixture(scope="module", params=sqs.FLAVOURS)
-def url(
-    request: pytest.FixtureRequest, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
-) -> Iterator[str]:
-    flavour = sqs.flavour(request.param)
-    with start_or_skip(lambda: sqs.start(flavour=flavour)) as running:
-        yield f"{running.tap.url}&wait=1"
 
 
 @pytest.fixture

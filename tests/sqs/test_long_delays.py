@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from unimq_contract.brokers import RunningTap, sqs
 from unimq_contract.faults.sqs import SQSFaultProxy
 
 import unimq
@@ -16,15 +15,6 @@ pytestmark = pytest.mark.slow
 WITHIN = 60.0
 HOP = 1
 DELAY = 3.5
-
-
-@pytest.fixture(scope="module", params=sqs.FLAVOURS)
-def url(
-    request: pytest.FixtureRequest, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
-) -> Iterator[str]:
-    flavour = sqs.flavour(request.param)
-    with start_or_skip(lambda: sqs.start(flavour=flavour)) as running:
-        yield f"{running.tap.url}&wait=1"
 
 
 @pytest.fixture
