@@ -85,6 +85,9 @@ class Tale:
     def crash(self, consumer: str = "c") -> "Tale":
         return self.tell(ev.Crashed, "q", consumer)
 
+    def lapse(self, consumer: str = "c") -> "Tale":
+        return self.tell(ev.Lapsed, "q", consumer)
+
     def down(self, what: str = "cut") -> "Tale":
         return self.tell(ev.Down, what)
 
@@ -271,6 +274,26 @@ BROKEN: dict[str, tuple[Kind, Tale, Rules]] = {
         leased(0.01).later(1).get("m", "d", 2).settle("m").confirm("m").ack("m", consumer="d"),
         RULES,
     ),
+    "stray accepted after the ack of its holder": (
+        Kind.STALE_ACK,
+        sent("m").get("m").lapse().get("m", "d", 2).ack("m", consumer="d").get("m").ack("m"),
+        RULES,
+    ),
+    "stray confirmed, yet it comes again": (
+        Kind.ACKED_YET_REDELIVERED,
+        sent("m").lapse().get("m").ack("m").get("m", "d", 2).ack("m", consumer="d"),
+        RULES,
+    ),
+    "only a stray came, and its ack was refused": (
+        Kind.LOST,
+        sent("m").lapse().get("m").settle("m").refused("m"),
+        RULES,
+    ),
+    "message of a holder that did not lapse, given to another": (
+        Kind.LEASED_TWICE,
+        sent("m").lapse("x").get("m").get("m", "d", 2).ack("m", consumer="d"),
+        RULES,
+    ),
     "second ack accepted": (Kind.SETTLED_TWICE, sent("m").get("m").settle("m").settle("m").confirm("m"), RULES),
     "later one first": (
         Kind.REORDERED,
@@ -450,6 +473,55 @@ LEGAL: dict[str, tuple[str, Tale, Rules]] = {
     "revoked": (
         "revocation",
         sent("m").get("m").tell(ev.Revoked, "q", "c").get("m", "d", 2).ack("m", consumer="d"),
+        RULES,
+    ),
+    "lapsed": ("revocation", sent("m").get("m").lapse().get("m", "d", 2).ack("m", consumer="d"), RULES),
+    "stray behind the ack of its new holder": (
+        "out of the group, revocation",
+        sent("m").get("m").lapse().get("m", "d", 2).ack("m", consumer="d").get("m").settle("m").refused("m"),
+        RULES,
+    ),
+    "stray while its new holder has it": (
+        "out of the group",
+        sent("m").lapse().get("m", "d", 2).get("m").settle("m").ack("m", consumer="d").refused("m"),
+        RULES,
+    ),
+    "stray before its new holder gets it": (
+        "",
+        sent("a", "b", key="k")
+        .lapse()
+        .get("a")
+        .get("b")
+        .settle("b")
+        .refused("b")
+        .get("a", "d")
+        .ack("a", consumer="d")
+        .get("b", "d")
+        .ack("b", consumer="d"),
+        BY_KEY,
+    ),
+    "lapsed and a member again, which takes over from one that was revoked": (
+        "out of the group",
+        sent("a", "b", key="k")
+        .lapse()
+        .get("a", "d")
+        .get("a")
+        .ack("a")
+        .settle("a", "d")
+        .refused("a", "d")
+        .get("b", "d")
+        .ack("b", consumer="d"),
+        BY_KEY,
+    ),
+    "stray whose ack nobody confirmed": ("", sent("m").lapse().get("m").settle("m").unconfirmed("m"), RULES),
+    "stray whose ack nobody confirmed, then delivered": (
+        "unconfirmed settlement",
+        sent("m").lapse().get("m").settle("m").unconfirmed("m").get("m", "d", 2).ack("m", consumer="d"),
+        RULES,
+    ),
+    "stray nacked by a member again": (
+        "nack",
+        sent("m").lapse().get("m").nack("m").confirm("m").get("m", "d", 2).ack("m", consumer="d"),
         RULES,
     ),
     "new epoch": ("revocation", sent("m").get("m", epoch=1).get("m", "c", 2, epoch=2).ack("m"), RULES),

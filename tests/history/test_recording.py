@@ -45,6 +45,7 @@ ONE_OF_EACH: list[ev.Event] = [
     ev.Extended(9, "m", "q", "c", 1, 100),
     ev.LeaseEnded(9, "m", "q", "c", 1),
     ev.Revoked(9, "q", "c"),
+    ev.Lapsed(9, "q", "c"),
     ev.Discarded(9, "m", "q", "expired"),
     ev.Closing(10, "q", "c"),
     ev.Closed(11, "q", "c", clean=False),

@@ -61,12 +61,10 @@ class JudgedRun:
         most_excused: int | None = None,
         rebalance: float | None = PATIENCE,
         elsewhere: Callable[[], Sequence[Event]] = tuple,
-        undoing: Sequence[str] = (),
     ) -> Counts:
         """Run the load with `fault` in its middle and judge it; the figures go to the log.
 
-        No confirmed ack may be undone, as the broker or cluster keeps its commits (A1), save by the faults of these
-        names.
+        No confirmed ack may be undone, as the broker or cluster keeps its commits (A1).
         """
         began = time.monotonic()
         run(load, self.recording, self.connect, self.queue, meanwhile=fault, elsewhere=elsewhere)
@@ -74,12 +72,10 @@ class JudgedRun:
             rules = Rules.of(broker.capabilities, self.queue, floors=floors)
         rules = replace(
             rules,
-            acks_undone_by=frozenset(undoing),
+            acks_undone_by=frozenset(),
             rebalance=rebalance,
             resumes_within=PATIENCE if floors.faults else None,
             most_excused=most_excused,
-            # How late members of a group hear of what happened is up to a busy machine.
-            shadow=PATIENCE if undoing else rules.shadow,
         )
         events = [*self.history.events, *elsewhere()]
         verdict = judge(events, rules)

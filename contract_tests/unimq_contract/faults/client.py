@@ -20,7 +20,7 @@ import msgspec
 import unimq
 from unimq_contract.faults.orders import Answer, Close, Consume, Order, Receive, Rest, Send, Settle, Where, Work
 from unimq_contract.faults.proxy import FaultLog
-from unimq_contract.history.events import Crashed, Event
+from unimq_contract.history.events import Crashed, Event, Lapsed
 from unimq_contract.history.log import History, read
 
 ANSWER_WITHIN = 60.0
@@ -104,6 +104,11 @@ class ClientProcess:
         if self._frozen and self._log is not None:
             self._log.up("client frozen")
         self._frozen = False
+
+    def lapsed(self) -> None:
+        """Record that its group gave it up while it was frozen; call this once the group's state shows it."""
+        if isinstance(self._log, History):
+            self._log.record(Lapsed(time.monotonic_ns(), self._group, self._consumer))
 
     def close(self) -> None:
         """Close its consumer and connection in good order, and end it. Idempotent, also after `kill`."""

@@ -22,6 +22,7 @@ from unimq_contract.history.events import (
     Down,
     Event,
     Extended,
+    Lapsed,
     LeaseEnded,
     MaybeSent,
     NotSent,
@@ -121,6 +122,7 @@ class _Judge:
             Extended: self._extended,
             LeaseEnded: self._lease_ended,
             Revoked: self._revoked,
+            Lapsed: self._lapsed,
             Discarded: self._discarded,
             Closing: self._closing,
             Closed: self._closed,
@@ -268,13 +270,17 @@ class _Judge:
         for delivery in list(consumer.pending.values()):
             self._lose_sight(delivery)
 
-    def _revoked(self, event: Revoked) -> None:
+    def _revoked(self, event: Revoked | Lapsed) -> ConsumerState:
         consumer = self._consumer(event.consumer, event.group)
         consumer.group.endings += 1
         for delivery in consumer.unsettled:
             delivery.ended = delivery.ended or "revocation"
         self._holds_nothing(consumer)
         consumer.unsettled.clear()
+        return consumer
+
+    def _lapsed(self, event: Lapsed) -> None:
+        self._revoked(event).lapsed = True
 
     def _lease_ended(self, event: LeaseEnded) -> None:
         delivery = self._known(event)
@@ -359,6 +365,9 @@ class _Judge:
             event.lease_until,
         )
         consumer.deliveries[event.number] = delivery
+        if consumer.lapsed:
+            self._astray(delivery)
+            return
         late = consumer.ended != "" or 0 < event.lease_until <= at
         place = group.places.get(name)
         if place is None:
@@ -388,6 +397,42 @@ class _Judge:
         if self.by_key and group.parent is None and sending.content.key is not None:
             self._check_key(delivery, sending.content.key)
         self._hold(delivery)
+
+    def _astray(self, delivery: DeliveryState) -> None:
+        """Take note of a stray: whoever else holds the message goes on to hold it."""
+        group, name = delivery.consumer.group, delivery.event.message
+        delivery.stray, delivery.holds, delivery.ended = True, False, "revocation"
+        if name in group.places:
+            self.counts.redeliveries += 1
+            self.counts.excused["out of the group"] += 1
+
+    def _confirm_stray(self, delivery: DeliveryState) -> None:
+        """Let a stray take the place of a delivery that is not settled: its consumer was a member again by then."""
+        name = delivery.event.message
+        place = self._place_of_stray(delivery)
+        last = place.last
+        if last is None or last.how is None:
+            if last is not None:
+                self._let_go(last)
+                last.successor = delivery
+            place.last = delivery
+        elif last.proof is CONFIRMED and last.how == "ack" and last.settled_at < delivery.event.at:
+            text = f"{delivery.how} of message {name!r} by {delivery.consumer.name!r} was accepted after its last ack"
+            self._find(Kind.STALE_ACK, text, name)
+
+    def _lose_sight_of_stray(self, delivery: DeliveryState) -> None:
+        place = self._place_of_stray(delivery)
+        place.last = place.last or delivery
+        if place.fate is OPEN and delivery.how != "nack":
+            self._set_fate(delivery.consumer.group, place, MAYBE)
+
+    def _place_of_stray(self, delivery: DeliveryState) -> Place:
+        name, places = delivery.event.message, delivery.consumer.group.places
+        place = places.get(name)
+        if place is None:
+            place = places[name] = Place(self.messages[name], len(places))
+        delivery.place = place
+        return place
 
     def _has_died(self, message: MessageState, parent: Group) -> None:
         """Note that a dead letter came: its original is settled, whoever gave it up."""
@@ -628,6 +673,11 @@ class _Judge:
         delivery.how, delivery.settled_at, delivery.delay = how, event.at, event.delay
         delivery.proof = SETTLING
         consumer.pending[event.number] = delivery
+        if delivery.stray:
+            held = consumer.group.places.get(event.message)
+            if held is not None and how != "nack":
+                self._close_key(held, consumer.group)
+            return
         self._let_go(delivery)
         unsettled = consumer.unsettled
         while unsettled and unsettled[0].how is not None:
@@ -699,6 +749,8 @@ class _Judge:
         if delivery.proof is CONFIRMED:
             return
         delivery.proof = CONFIRMED
+        if delivery.stray:
+            self._confirm_stray(delivery)
         consumer, place, how = delivery.consumer, delivery.place, delivery.how
         consumer.pending.pop(delivery.event.number, None)
         if how == "nack":
@@ -731,6 +783,8 @@ class _Judge:
             return
         delivery.proof = LOST_SIGHT
         delivery.consumer.pending.pop(delivery.event.number, None)
+        if delivery.stray:
+            self._lose_sight_of_stray(delivery)
         if delivery.suspicion is not None:
             delivery.suspicion = None
             self.counts.excused["unconfirmed settlement"] += 1

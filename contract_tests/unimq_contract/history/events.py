@@ -215,6 +215,18 @@ class Revoked(msgspec.Struct, array_like=True, tag="revoked", gc=False):
     consumer: str
 
 
+class Lapsed(msgspec.Struct, array_like=True, tag="lapsed", gc=False):
+    """The group gave the consumer up while it stood still; it does not know, and may hand out what it fetched before.
+
+    What it hands out from now on is a stray: it counts once its settlement is confirmed, for nobody confirms the stale
+    ones (A6).
+    """
+
+    at: int
+    group: str
+    consumer: str
+
+
 class Discarded(msgspec.Struct, array_like=True, tag="discarded", gc=False):
     """The group gave the message up without a consumer: it expired, or made room for another (T1, T3)."""
 
@@ -290,6 +302,7 @@ Event: TypeAlias = (
     | Extended
     | LeaseEnded
     | Revoked
+    | Lapsed
     | Discarded
     | Closing
     | Closed

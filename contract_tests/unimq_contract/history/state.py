@@ -90,6 +90,8 @@ class DeliveryState:
     holds: bool = True
     """Whether it counts among what its consumer holds."""
     successor: "DeliveryState | None" = None
+    stray: bool = False
+    """Whether its consumer had lapsed: it may have been fetched before, and others may hold the message."""
     suspicion: "tuple[Delivered, str] | None" = None
     """A redelivery while the settlement was under way, and what would excuse it if there had been none."""
 
@@ -100,6 +102,7 @@ class ConsumerState:
     group: "Group"
     epoch: int = 0
     ended: str = ""
+    lapsed: bool = False
     held: int = 0
     deliveries: dict[int, DeliveryState] = field(default_factory=dict[int, DeliveryState])
     pending: dict[int, DeliveryState] = field(default_factory=dict[int, DeliveryState])

@@ -12,6 +12,7 @@ from unimq_contract.history.events import (
     Depth,
     Down,
     Event,
+    Lapsed,
     Opened,
     Redriven,
     Revoked,
@@ -38,7 +39,7 @@ def with_stories(findings: list[Finding], events: Sequence[Event]) -> list[Findi
             for name in {held[number] for number in event.numbers if number in held}:
                 mine = [number for number in event.numbers if held.get(number) == name]
                 stories[name].append(type(event)(event.at, event.consumer, mine))
-        elif isinstance(event, Closing | Closed | Crashed | Revoked):
+        elif isinstance(event, Closing | Closed | Crashed | Revoked | Lapsed):
             for name in set(numbers.get(event.consumer, {}).values()):
                 stories[name].append(event)
         elif not isinstance(event, Subscribed | Topic | Redriven | Opened | Depth) and event.message in stories:
