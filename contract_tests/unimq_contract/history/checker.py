@@ -270,17 +270,17 @@ class _Judge:
         for delivery in list(consumer.pending.values()):
             self._lose_sight(delivery)
 
-    def _revoked(self, event: Revoked | Lapsed) -> ConsumerState:
+    def _revoked(self, event: Revoked | Lapsed) -> None:
         consumer = self._consumer(event.consumer, event.group)
         consumer.group.endings += 1
         for delivery in consumer.unsettled:
             delivery.ended = delivery.ended or "revocation"
         self._holds_nothing(consumer)
         consumer.unsettled.clear()
-        return consumer
 
     def _lapsed(self, event: Lapsed) -> None:
-        self._revoked(event).lapsed = True
+        self._revoked(event)
+        self._consumer(event.consumer, event.group).lapsed = True
 
     def _lease_ended(self, event: LeaseEnded) -> None:
         delivery = self._known(event)
