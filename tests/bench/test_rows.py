@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Literal, cast
 
 import pytest
 import unimq_bench
+from confluent_kafka import Consumer, Producer, TopicPartition
+from unimq_bench.rows import raw_confluent_kafka
 from unimq_bench.rows.assembled import checked, number_of
 from unimq_bench.rows.catalogue import CATALOGUE
 from unimq_bench.rows.environments import NoEnvironment, interpreter_of
@@ -185,3 +188,28 @@ def test_a_peer_keeps_the_protocol_in_an_environment_of_its_own(
     assert said["durability"] == weaker.get((library, backend), usual[backend])
     assert bool(said["emulated"]) == (backend == "sqs")
     assert any(pin.partition("==")[2] in said["versions"].values() for pin in entry.requirements)
+
+
+def test_settling_what_the_client_has_committed_by_itself() -> None:
+    """At low rates its commit in the background is mostly first; the raw client calls that an error."""
+    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    node = next(iter(cluster.list_topics(timeout=60).brokers.values()))
+    shared = {"bootstrap.servers": f"{node.host}:{node.port}", "group.id": "orders"}
+    receiving = {**shared, "auto.offset.reset": "earliest", "enable.auto.offset.store": False, "log_level": 0}
+    receiver = raw_confluent_kafka._Receiver({**receiving, "auto.commit.interval.ms": 100}, "orders")
+    watching = Consumer({**shared, "log_level": 0})
+    try:
+        cluster.produce("orders", b"1", partition=0)
+        assert cluster.flush(60) == 0
+        deadline = time.monotonic() + 60
+        while not (batch := receiver.receive(1, 0.1)).bodies:
+            assert time.monotonic() < deadline
+        receiver.ack(batch)
+        while watching.committed([TopicPartition("orders", 0)], timeout=60)[0].offset != 1:
+            assert time.monotonic() < deadline
+            receiver.receive(1, 0.1)
+        receiver.settle()
+    finally:
+        receiver.close()
+        watching.close()
+        cluster.close()

@@ -93,9 +93,17 @@ class _Receiver:
             self._is_stored = True
 
     def settle(self) -> None:
-        if self._is_stored:
-            self._is_stored = False
+        from confluent_kafka import KafkaError, KafkaException
+
+        if not self._is_stored:
+            return
+        self._is_stored = False
+        try:
             self._consumer.commit(asynchronous=False)
+        except KafkaException as refused:
+            # The commit in the background was first, and there is nothing left to commit.
+            if refused.args[0].code() != KafkaError._NO_OFFSET:
+                raise
 
     def close(self) -> None:
         if self._is_open:
