@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("backend", choices=BACKENDS)
     serve.add_argument("--rung", choices=get_args(Rung), help="use this rung of the ladder and no other")
     serve.add_argument("--nodes", type=int, default=1, help="RabbitMQ: size of the cluster")
-    serve.add_argument("--flavour", help="SQS: ministack or elasticmq")
+    serve.add_argument("--flavour", help="SQS: ministack or elasticmq; Kafka: mock")
     serve.add_argument("--json", action="store_true", help="print one JSON line instead of text")
     serve.add_argument("--until-eof", action="store_true", help="end when standard input ends")
     serve.add_argument("--install", action="store_true", help="install what is missing first")

@@ -42,7 +42,7 @@ class Wish:
         """An option that the backend does not have is an error, not a decoration."""
         known: dict[Backend, tuple[str, ...]] = {
             "rabbitmq": ("generation", "nodes", "plugins"),
-            "kafka": (),
+            "kafka": ("flavour",),
             "sqs": ("flavour",),
         }
         given = {
@@ -84,9 +84,10 @@ def start(
 
     * ``rung`` names the only rung to try. Without it UNIMQ_TAP_LOWEST names the lowest one accepted: one rung for all
       backends, or a list such as ``native,sqs=emulator``.
-    * ``generation`` ("3", "4", "newest"), ``nodes`` (a cluster) and ``plugins`` are RabbitMQ's, ``flavour``
-      ("ministack", "elasticmq") is SQS's, ``settings`` are lines of the broker's own configuration. Any of these asks
-      for a private broker and skips the rungs that give somebody else's.
+    * ``generation`` ("3", "4", "newest"), ``nodes`` (a cluster) and ``plugins`` are RabbitMQ's, ``flavour`` is SQS's
+      ("ministack", "elasticmq") and Kafka's ("mock", which nobody gets who does not name it), ``settings`` are lines of
+      the broker's own configuration. Any of these asks for a private broker and skips the rungs that give somebody
+      else's.
     * ``timeout``: seconds until the broker must answer; each backend has a generous default.
 
     Raises :class:`BrokerUnavailable` saying of each rung why it has none, ``ValueError`` for an unfitting option.
@@ -104,6 +105,13 @@ def start(
         timeout=timeout,
     )
     wish.check(backend)
+    if backend == "kafka" and flavour is not None:
+        if flavour != "mock":
+            raise ValueError(f"kafka has no flavour {flavour!r}; it has: mock")
+        if settings:
+            raise ValueError("the mock of Kafka takes no settings")
+        # Only who names it gets it: it is no rung below the real broker.
+        rung = "emulator"
     refused: list[BrokerUnavailable] = []
     for candidate in (rung,) if rung else accepted_rungs(backend):
         if rung is None and wish.needs_private and candidate in ("url", "docker"):
@@ -230,6 +238,10 @@ def _native(backend: Backend, wish: Wish) -> RunningTap:
 
 def _emulator(backend: Backend, wish: Wish) -> RunningTap:
     _only_linux(backend)
+    if backend == "kafka":
+        from . import kafka_mock
+
+        return kafka_mock.start(timeout=wish.timeout or kafka_mock.TIMEOUT)
     from . import sqs
 
     return sqs.start(flavour=sqs.flavour(wish.flavour), settings=wish.settings, timeout=wish.timeout or sqs.TIMEOUT)
