@@ -12,7 +12,7 @@ from unimq import Message, UnimqError
 from unimq.adapter import Delivery, Outgoing
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for what another thread brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -11,7 +11,7 @@ from unimq_kafka._options import KafkaOptions, consumer_settings
 from unimq_kafka._postponed import Done, Postponed
 from unimq_kafka._receiver import KafkaReceiver
 
-from unimq import ConnectionLost, NotFound, UnimqError
+from unimq import ConnectionLost, LeaseLost, NotFound, UnimqError
 from unimq.adapter import Delivery
 
 from .conftest import Deliveries, until
@@ -201,6 +201,34 @@ def test_joining_and_leaving_lose_and_repeat_nothing(address: str, topic: str, o
         time.sleep(0.005)
     assert settle(first) == []
     assert settle(second) == []
+
+
+def test_an_ack_that_raced_the_loss_of_its_partition_is_told_by_the_last_barrier_at_the_latest(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user was first, and heard of no loss: a close that said nothing would be a confirmed ack undone (A1, L1)."""
+    send(address, topic, numbered(40))
+    first, one = open_receiver(prefetch=40)
+    one.wait_for(40)
+    raced: list[Delivery] = []
+
+    def settled_first(deliveries: Sequence[Delivery]) -> None:
+        raced.extend(deliveries)
+        first.ack(deliveries)
+
+    monkeypatch.setattr(one, "lost", settled_first)
+    _, two = open_receiver(prefetch=40)
+    until(lambda: raced)
+    kept = [delivery for delivery in one.came if not any(delivery is other for other in raced)]
+    first.ack(kept)
+    first.close(10)
+    (error,) = settle(first)
+    assert isinstance(error, LeaseLost)
+    assert str(error).startswith(f"{len(raced)} settlements")
+    assert settle(first) == []
+    # What is told comes again, and nothing else.
+    two.wait_for(len(raced))
+    assert two.bodies() == sorted(delivery.body for delivery in raced)
 
 
 def test_the_end_of_its_topic_ends_the_consumer(address: str, topic: str, open_receiver: Open) -> None:
