@@ -1,16 +1,17 @@
 """Connecting and declaring against a scripted endpoint: what only AWS answers, and no emulator."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import unimq
 
-Answer = tuple[int, dict[str, Any]]
+Answer = tuple[int, dict[str, Any] | str]
 
 
 class Endpoint:
@@ -37,7 +38,7 @@ class Endpoint:
                     endpoint.requests.append((operation, json.loads(asked)))
                 answers = endpoint.script.get(operation, [(404, {})])
                 status, body = answers.pop(0) if len(answers) > 1 else answers[0]
-                data = json.dumps(body).encode()
+                data = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/x-amz-json-1.0")
                 self.send_header("Content-Length", str(len(data)))
@@ -76,6 +77,42 @@ def test_wrong_keys_are_refused_with_one_request(endpoint: Endpoint, code: str) 
         unimq.connect(endpoint.url)
     assert "hunter2" not in str(caught.value)
     assert endpoint.operations == ["GetQueueUrl"]
+
+
+NO_ANSWERS = ["", '{"Messages": [{"MessageId": "1", "Rec', "<html>Log in to the network first</html>"]
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
+def test_what_is_no_answer_is_not_taken_for_an_empty_one(endpoint: Endpoint, text: str) -> None:
+    """botocore reads all of these as empty: a queue without a URL, a receive that brought nothing."""
+    endpoint.script["CreateQueue"] = [(200, text)]
+    with unimq.connect(endpoint.url, timeout=0.5) as broker, pytest.raises(unimq.ConnectionLost, match="no JSON"):
+        broker.declare(unimq.Queue("q", dead_letter=False))
+    endpoint.script["GetQueueUrl"] = [(200, text)]
+    with pytest.raises(unimq.ConnectionLost, match="no JSON"):
+        unimq.connect(endpoint.url, timeout=0.5)
+
+
+@pytest.mark.parametrize("http", ["botocore", "fast"])
+@pytest.mark.parametrize("text", NO_ANSWERS)
+def test_a_receive_whose_answer_is_none_is_tried_again(
+    endpoint: Endpoint, http: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.script |= {
+        "GetQueueUrl": [missing(), (200, {"QueueUrl": "http://x/000000000000/q"})],
+        "ListQueueTags": [(200, {"Tags": {"unimq": "dead_letter=false"}})],
+        "GetQueueAttributes": [(200, {"Attributes": {}})],
+        # The second ends the consumer.
+        "ReceiveMessage": [(200, text), refused("AccessDenied", 403)],
+    }
+    queue = unimq.Queue("q", dead_letter=False)
+    with (
+        unimq.connect(f"{endpoint.url}?http={http}") as broker,
+        broker.consumer(queue) as consumer,
+        pytest.raises(unimq.AuthError),
+    ):
+        consumer.receive(timeout=60.0)
+    assert "ReceiveMessage was answered with what is no JSON" in caplog.text
 
 
 def test_a_permission_for_other_queues_is_enough_to_connect(endpoint: Endpoint) -> None:
@@ -185,3 +222,35 @@ def test_what_was_looked_up_is_looked_up_once(endpoint: Endpoint) -> None:
             assert broker.stats(unimq.Queue("q", dead_letter=False)).ready == 3
     names = [asked["QueueName"] for operation, asked in endpoint.requests if operation == "GetQueueUrl"]
     assert names[1:] == ["q", "q.fifo"]
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name has an address, as far as this process sees; and there are keys."""
+
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("eu-wset-1", "eu-west-1"), ("us-east-9", "us-east-1"), ("cn-nort-1", "cn-north-1")]
+)
+def test_a_region_that_does_not_exist_is_told_with_those_that_do(wrong: str, near: str) -> None:
+    with pytest.raises(unimq.ConfigError, match=f"no region '{wrong}'.*{near}") as caught:
+        unimq.connect(f"sqs://?region={wrong}")
+    assert not caught.value.retryable
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("options", ["region=eu-west-1", "region=eu-west-9&endpoint=https://sqs.internal.example"])
+def test_who_does_not_answer_in_a_known_region_or_at_a_chosen_endpoint_may_come_back(options: str) -> None:
+    with pytest.raises(unimq.ConnectionLost) as caught:
+        unimq.connect(f"sqs://?{options}")
+    assert caught.value.retryable

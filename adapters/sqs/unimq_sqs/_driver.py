@@ -13,8 +13,9 @@ import botocore.session
 from botocore.config import Config
 from botocore.credentials import Credentials
 
-from unimq import AuthError, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
+from unimq import AuthError, ConnectionLost, DeclarationConflict, NotFound, Queue, Stats, Subscription, Topic
 from unimq.adapter import REPLY_PREFIX, DeliverySink, OutcomeSink, RequestCount, Source, Target, queue_of
+from unimq_sqs._answers import refuse_broken_answers
 from unimq_sqs._capabilities import SNS_LIMIT, SQS_LIMIT, capabilities_of
 from unimq_sqs._counting import RequestCounts
 from unimq_sqs._directory import FIFO, Directory, FoundQueue, FoundTopic, name_at_aws
@@ -23,6 +24,7 @@ from unimq_sqs._http import FastCalls, RouteFinder, ca_bundle
 from unimq_sqs._options import Settings
 from unimq_sqs._policies import TAG, in_force, to_tag
 from unimq_sqs._receiver import ReceiverSettings, SQSReceiver
+from unimq_sqs._regions import refuse_unknown_region
 from unimq_sqs._sender import Destination, SQSSender
 
 if TYPE_CHECKING:
@@ -91,6 +93,8 @@ def build_clients(
             ),
         )
         counts.watch(made, service.upper())
+        if service == "sqs":
+            refuse_broken_answers(made)
         return made
 
     short = min(READ_TIMEOUT, timeout)
@@ -122,7 +126,7 @@ class SQSDriver:
         self._directory = Directory(self.clients.sqs, self.clients.sns)
         self._do = self._directory.do
         finder = RouteFinder(self.clients.sqs) if settings.options.http == "fast" else None
-        emulator, has_sns = self._probe()
+        emulator, has_sns = self._probe(session)
         self.capabilities = capabilities_of(emulator, has_sns=has_sns)
         self._fast = None if finder is None else self._open_fast(session, settings, finder, counts, timeout)
         # They carry the messages; what is rare is asked of the clients.
@@ -155,7 +159,7 @@ class SQSDriver:
             poll_timeout=settings.longest_wait + POLL_RESERVE,
         )
 
-    def _probe(self) -> tuple[str, bool]:
+    def _probe(self, session: botocore.session.Session) -> tuple[str, bool]:
         """Make sure that somebody takes the credentials (E2); return the emulator's name, and if it has SNS."""
         sqs = self.clients.sqs
         where = sqs.meta.endpoint_url.partition("://")[2]
@@ -169,6 +173,8 @@ class SQSDriver:
             denied = isinstance(problem, AuthError) and code_of(error).startswith("AccessDenied")
             # A permission that covers other queues only is none of our business yet.
             if not denied and not isinstance(problem, NotFound):
+                if isinstance(problem, ConnectionLost):
+                    refuse_unknown_region(session, sqs.meta.region_name, sqs.meta.endpoint_url, error)
                 raise problem from error
         if not self.is_emulator:
             return "", True
