@@ -290,6 +290,14 @@ def test_a_report_replaces_the_backends_it_has() -> None:
     assert new.backends["kafka"].guarantees["S2"] == tables.Verdict("holds", 1)
 
 
+def test_two_of_a_kind_are_refused_for_their_one_column() -> None:
+    both = whole()
+    emulator = whole(url="memory://emulator").backends
+    both = msgspec.structs.replace(both, backends=(*both.backends, *emulator))
+    with pytest.raises(ValueError, match="memory:// and memory://emulator are both memory"):
+        tables.merged(None, both)
+
+
 @pytest.mark.parametrize(("outcome", "status"), [("failed", "broken"), ("skipped", "unproven")])
 def test_a_table_is_made_from_what_holds(outcome: report.Outcome, status: str) -> None:
     with pytest.raises(ValueError, match=f"memory:// is {status}"):

@@ -9,7 +9,7 @@ needs it: the suites of slow brokers, which mostly wait, run side by side.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -29,6 +29,13 @@ from unimq_contract.report import Recorder
 
 REQUIRED = "UNIMQ_REQUIRE_BACKENDS"
 """Environment variable under which a backend that cannot be started is an error instead of a loud skip."""
+
+TAPS: Mapping[str, tuple[TapName, str | None]] = {
+    **{name: (name, None) for name in BACKENDS},
+    # No emulator of SQS is right alone: `sqs` is the one with SNS, this one is closer in delivery and order.
+    "sqs-elasticmq": ("sqs", "elasticmq"),
+}
+"""What ``--unimq-backends`` can start besides memory: the broker, and which of its emulators where it matters."""
 
 _SUITE = Path(__file__).parent / "suite"
 _FRONTS: tuple[FrontName, ...] = ("sync", "asyncio")
@@ -53,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--unimq-backends",
         default="",
         metavar="LIST",
-        help=f"brokers to start for this session and verify: memory, {', '.join(BACKENDS)}",
+        help=f"brokers to start for this session and verify: memory, {', '.join(TAPS)}",
     )
     group.addoption(
         "--unimq-stress", type=float, default=1.0, metavar="FACTOR", help="multiplies every limit of time (default: 1)"
@@ -89,14 +96,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     urls, listed, stress = _options(config)
     backends = [backend_at(url, stress=stress) for url in urls]
     wanted = [name.strip() for name in listed.split(",") if name.strip()]
-    unknown = set(wanted) - {"memory", *BACKENDS}
+    unknown = set(wanted) - {"memory", *TAPS}
     if unknown:
         raise pytest.UsageError(
-            f"--unimq-backends: unknown {', '.join(sorted(unknown))}; known: memory, {', '.join(BACKENDS)}"
+            f"--unimq-backends: unknown {', '.join(sorted(unknown))}; known: memory, {', '.join(TAPS)}"
         )
     if "memory" in wanted:
         backends.append(backend_at("memory://contract", stress=stress, name="memory"))
-    taps: list[TapName] = [name for name in BACKENDS if name in wanted]
+    taps = [name for name in TAPS if name in wanted]
     if config.option.collectonly or _is_parallel(config):
         # The names must be known to every worker, before anybody knows how the broker will be found.
         backends += [Backend(_name_unstarted(name), "", backend_at("memory://", stress=stress).bounds) for name in taps]
@@ -109,12 +116,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config.stash[_backends] = backends
 
 
-def _start(config: pytest.Config, names: Sequence[TapName], stress: float) -> list[Backend]:
+def _start(config: pytest.Config, names: Sequence[str], stress: float) -> list[Backend]:
     """Start brokers side by side; each is stopped when the session ends, however it ends."""
 
-    def attempt(name: TapName) -> RunningTap | BrokerUnavailable:
+    def attempt(name: str) -> RunningTap | BrokerUnavailable:
+        broker, flavour = TAPS[name]
         try:
-            return start(name)
+            return start(broker, flavour=flavour)
         except BrokerUnavailable as error:
             return error
 
@@ -133,8 +141,10 @@ def _start(config: pytest.Config, names: Sequence[TapName], stress: float) -> li
     return backends
 
 
-def _name_unstarted(name: TapName) -> str:
-    return "sqs(emulator)" if name == "sqs" and not os.environ.get(url_variable("sqs")) else name
+def _name_unstarted(name: str) -> str:
+    broker, flavour = TAPS[name]
+    is_given = flavour is None and os.environ.get(url_variable(broker))
+    return f"{name}(emulator)" if broker == "sqs" and not is_given else name
 
 
 def _start_late(config: pytest.Config, backend: Backend) -> None:
@@ -150,8 +160,9 @@ def _start_late(config: pytest.Config, backend: Backend) -> None:
             shared.emulator,
         )
         return
+    broker, flavour = TAPS[backend.name.partition("(")[0]]
     try:
-        running = start(cast("TapName", backend.name.partition("(")[0]))
+        running = start(broker, flavour=flavour)
     except BrokerUnavailable as error:
         if os.environ.get(REQUIRED, "") not in {"", "0"}:
             pytest.fail(f"{REQUIRED} is set, and {error}")

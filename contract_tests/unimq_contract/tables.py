@@ -75,12 +75,15 @@ def merged(old: Results | None, report: Report) -> Results:
     if not report.complete:
         raise ValueError("the report is of a part of the suite; a table needs all of it")
     backends = {} if old is None else dict(old.backends)
+    found: dict[str, str] = {}
     for backend in report.backends:
         capabilities = backend.capabilities
         if capabilities is None:
             raise ValueError(f"the capabilities of {backend.name} are not known: {backend.unreachable}")
         if (status := backend.total.status) != "holds":
             raise ValueError(f"{backend.name} is {status}: nothing to be proud of in a table")
+        if (other := found.setdefault(capabilities.backend, backend.name)) != backend.name:
+            raise ValueError(f"{other} and {backend.name} are both {capabilities.backend}, which has one column")
         backends[capabilities.backend] = _result(backend, capabilities)
     rank = {name: number for number, name in enumerate(_ORDER)}
     ordered = sorted(backends, key=lambda name: (rank.get(name, len(rank)), name))

@@ -59,7 +59,17 @@ def test_an_unknown_backend_is_an_error_that_names_the_known(run: Run) -> None:
     done = run("--pyargs", "unimq_contract", "--unimq-backends", "memory,pigeons")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "pigeons" in done.stderr
-    assert "memory, rabbitmq, kafka, sqs" in done.stderr
+    assert "memory, rabbitmq, kafka, sqs, sqs-elasticmq" in done.stderr
+
+
+def test_the_emulators_of_sqs_are_backends_that_show_what_they_are(run: Run) -> None:
+    done = run(
+        *("--pyargs", "unimq_contract", "--collect-only", "-q", "-k", ONE_TEST),
+        *("--unimq-backends", "sqs,sqs-elasticmq"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{ONE_TEST}[sqs(emulator)-sync]" in done.stdout
+    assert f"{ONE_TEST}[sqs-elasticmq(emulator)-sync]" in done.stdout
 
 
 def test_a_missing_broker_is_skipped_loudly(run: Run) -> None:
