@@ -19,6 +19,7 @@ import pytest
 import unimq
 from unimq_contract.brokers import BACKENDS, BrokerUnavailable, RunningTap, start, url_variable
 from unimq_contract.brokers import Backend as TapName
+from unimq_contract.brokers.kafka_mock import LIMITS as MOCK_LIMITS
 from unimq_contract.claims import UNPROBED
 from unimq_contract.contract import Contract
 from unimq_contract.fronts import AsyncioFront, Front, FrontName, SyncFront
@@ -34,8 +35,13 @@ TAPS: Mapping[str, tuple[TapName, str | None]] = {
     **{name: (name, None) for name in BACKENDS},
     # No emulator of SQS is right alone: `sqs` is the one with SNS, this one is closer in delivery and order.
     "sqs-elasticmq": ("sqs", "elasticmq"),
+    # In seconds and without Java, for whoever works on the adapter; the real one proves.
+    "kafka-mock": ("kafka", "mock"),
 }
 """What ``--unimq-backends`` can start besides memory: the broker, and which of its emulators where it matters."""
+
+CANNOT: Mapping[str, Mapping[str, str]] = {"kafka-mock": MOCK_LIMITS}
+"""Tests that cannot pass on an emulator by no fault of unimq, and why: the real broker has to pass them."""
 
 _SUITE = Path(__file__).parent / "suite"
 _FRONTS: tuple[FrontName, ...] = ("sync", "asyncio")
@@ -144,7 +150,7 @@ def _start(config: pytest.Config, names: Sequence[str], stress: float) -> list[B
 def _name_unstarted(name: str) -> str:
     broker, flavour = TAPS[name]
     is_given = flavour is None and os.environ.get(url_variable(broker))
-    return f"{name}(emulator)" if broker == "sqs" and not is_given else name
+    return f"{name}(emulator)" if (broker == "sqs" or flavour is not None) and not is_given else name
 
 
 def _start_late(config: pytest.Config, backend: Backend) -> None:
@@ -237,7 +243,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.user_properties.append(("needs", needed))
         tested = getattr(item, "callspec", None)
         if tested is not None and "backend" in tested.params:
-            item.user_properties.append(("backend", tested.params["backend"].name))
+            name = tested.params["backend"].name
+            item.user_properties.append(("backend", name))
+            why = CANNOT.get(name.partition("(")[0], {}).get(item.originalname)
+            if why is not None:
+                item.user_properties.append(("cannot", why))
+                item.add_marker(pytest.mark.skip(f"not on {name}: {why}"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -364,7 +375,7 @@ class Tally:
         by_number = self.outcomes.setdefault(name, {})
         for number in cast("tuple[str, ...]", said["guarantees"]):
             by_number.setdefault(number, Counter())[report.outcome] += 1
-        if "unsupported" not in said:
+        if not said.keys() & {"unsupported", "cannot"}:
             ran = self.ran.setdefault(name, {})
             for feature in cast("tuple[str, ...]", said["needs"]):
                 ran[feature] = ran.get(feature, False) or not report.skipped

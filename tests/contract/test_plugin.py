@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from unimq_contract.brokers.kafka_mock import LIMITS as MOCK_LIMITS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -70,6 +71,18 @@ def test_the_emulators_of_sqs_are_backends_that_show_what_they_are(run: Run) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{ONE_TEST}[sqs(emulator)-sync]" in done.stdout
     assert f"{ONE_TEST}[sqs-elasticmq(emulator)-sync]" in done.stdout
+
+
+def test_what_the_mock_of_kafka_cannot_show_is_skipped_by_name_with_the_reason(run: Run) -> None:
+    done = run(
+        *("--pyargs", "unimq_contract", "--unimq-backends", "kafka-mock"),
+        *("-rs", "-k", " or ".join((ONE_TEST, *MOCK_LIMITS))),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"2 passed, {2 * len(MOCK_LIMITS)} skipped" in done.stdout
+    for why in MOCK_LIMITS.values():
+        assert f"not on kafka-mock(emulator): {why}" in done.stdout
+    assert "mock cluster of librdkafka of confluent-kafka" in done.stdout
 
 
 def test_a_missing_broker_is_skipped_loudly(run: Run) -> None:

@@ -39,13 +39,13 @@ def start(*, timeout: float = TIMEOUT) -> RunningTap:
     library = find_library()
     broker = PrivateBroker(WHAT, timeout=timeout)
     with broker.starting():
-        (port,) = free_ports(1)
+        port, other, announced = free_ports(3)
         folder = broker.folder.path
-        argv = [sys.executable, "-m", "unimq_contract.brokers.kafka_mock_front", str(library), str(port)]
+        argv = [sys.executable, "-m", "unimq_contract.brokers.kafka_mock_front", str(library)]
         broker.launch(
             Node(
                 name=WHAT,
-                argv=argv,
+                argv=[*argv, *map(str, (port, other, announced))],
                 env=minimal_environment(folder),
                 log=folder / "output.log",
                 ready=lambda: kafka_answers("127.0.0.1", port),
@@ -63,11 +63,17 @@ def start(*, timeout: float = TIMEOUT) -> RunningTap:
                 rung="emulator",
                 pid=broker.pids[0],
                 nodes=(f"127.0.0.1:{port}",),
+                proxied=(other, announced),
                 durable=False,
             ),
             broker,
         )
 
 
-LIMITS: Mapping[str, str] = {}
-"""Tests of the suite that the mock cannot pass, and why."""
+LIMITS: Mapping[str, str] = {
+    "test_purge_drops_what_waits": "the mock does not know DeleteRecords, and has no function that drops records",
+    "test_a_queue_is_read_again_from_where_it_is_told": (
+        "once a group had a member, the mock takes commits from its members alone, and they are gone"
+    ),
+}
+"""Tests of the suite that cannot pass on the mock, and why."""

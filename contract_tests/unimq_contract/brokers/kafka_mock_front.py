@@ -1,7 +1,8 @@
-"""``python -m unimq_contract.brokers.kafka_mock_front LIBRARY PORT``: librdkafka's mock cluster behind a front.
+"""``python -m unimq_contract.brokers.kafka_mock_front LIBRARY PORT OTHER ANNOUNCED``: librdkafka's mock behind a front.
 
 Requests go through to the mock, except those of administration, which it does not know: these are answered here, by
-the mock's own functions. Answers that name the mock's address name the front's instead. All is in one event loop.
+the mock's own functions. Answers that name the mock's address name the front's instead, which listens at two ports; at
+the second one they name a third, where a proxy may be. All is in one event loop.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from .kafka_mock_wire import Reader, compact_array, compact_string, string
@@ -77,10 +79,8 @@ class Mock:
 class Front:
     """Answers, and what they need to know. The event loop's alone."""
 
-    def __init__(self, mock: Mock, port: int) -> None:
+    def __init__(self, mock: Mock) -> None:
         self._mock = mock
-        self._theirs = HOST.encode() + struct.pack(">i", mock.port)
-        self._ours = HOST.encode() + struct.pack(">i", port)
         self._settings: dict[str, dict[str, str]] = {}
         """Of topics, as given at their creation."""
         self._partitions: dict[str, int] = {}
@@ -96,12 +96,12 @@ class Front:
             DELETE_GROUPS: self._delete_groups,
         }
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Be between one client and the mock until either is gone."""
+    async def serve(self, announced: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Be between one client and the mock until either is gone; the client is told this port."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             theirs, to_mock = await asyncio.open_connection(HOST, self._mock.port, limit=LARGEST)
             asked: dict[int, tuple[int, int]] = {}
-            back = asyncio.create_task(self._back(theirs, writer, asked))
+            back = asyncio.create_task(self._back(theirs, writer, asked, announced))
             try:
                 while True:
                     await self._forward(await _frame(reader), writer, to_mock, asked)
@@ -134,7 +134,11 @@ class Front:
         await to_mock.drain()
 
     async def _back(
-        self, theirs: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[int, tuple[int, int]]
+        self,
+        theirs: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        asked: dict[int, tuple[int, int]],
+        announced: int,
     ) -> None:
         try:
             while True:
@@ -143,7 +147,7 @@ class Front:
                 if api == API_VERSIONS:
                     answer = _with_versions(answer, version)
                 elif api >= 0:
-                    answer = answer.replace(self._theirs, self._ours)
+                    answer = answer.replace(_address(self._mock.port), _address(announced))
                     if api == METADATA and version >= METADATA_WITH_TAGS:
                         answer = _with_controller(answer)
                 writer.write(_framed(answer))
@@ -315,12 +319,19 @@ def _with_controller(answer: bytes) -> bytes:
     return answer[: body.at] + struct.pack(">i", NODE) + answer[body.at + 4 :]
 
 
-async def _main(library: str, port: int) -> None:
-    front = Front(Mock(library), port)
-    server = await asyncio.start_server(front.serve, HOST, port, limit=LARGEST)
-    async with server:
+def _address(port: int) -> bytes:
+    """Return how answers name a broker, in all versions: the length before the host differs."""
+    return HOST.encode() + struct.pack(">i", port)
+
+
+async def _main(library: str, port: int, other: int, announced: int) -> None:
+    front = Front(Mock(library))
+    async with (
+        await asyncio.start_server(partial(front.serve, port), HOST, port, limit=LARGEST) as server,
+        await asyncio.start_server(partial(front.serve, announced), HOST, other, limit=LARGEST),
+    ):
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(_main(sys.argv[1], *map(int, sys.argv[2:])))
