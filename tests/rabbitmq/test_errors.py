@@ -92,3 +92,16 @@ def test_why_a_message_was_refused() -> None:
     assert type(_errors.rejection(large, "id")) is MessageTooLarge
     assert type(_errors.rejection(other, "id")) is SendRejected
     assert _errors.rejection(other, "id").message_id == "id"
+
+
+@pytest.mark.parametrize(
+    ("text", "largest"),
+    [
+        # As RabbitMQ 3.10, 4.0 and 4.3 say it, and as it is said where the limit is the largest possible one.
+        ("PRECONDITION_FAILED - message size 65537 is larger than configured max size 65536", 65536),
+        ("PRECONDITION_FAILED - message size 134217729 larger than max size 134217728", 134217728),
+        ("PRECONDITION_FAILED - fast reply consumer does not exist", None),
+    ],
+)
+def test_how_large_a_body_may_be(text: str, largest: int | None) -> None:
+    assert _errors.largest_body(exceptions.ChannelClosedByBroker(406, text)) == largest

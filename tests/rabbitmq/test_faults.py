@@ -182,31 +182,45 @@ def test_an_alarm_is_back_pressure(running: RunningTap, judged: JudgedRun) -> No
 # A message that the broker does not take.
 
 
-@pytest.mark.parametrize("good", [pytest.param(1000, id="short"), pytest.param(100_000, id="long", marks=SOAK)])
-def test_poison_among_good_messages(judged: JudgedRun, good: int) -> None:
-    """Each closes the channel with all confirms that were on their way; only it is rejected (S2)."""
-    every = 100
+@pytest.mark.parametrize(
+    ("senders", "each"), [pytest.param(10, 100, id="short"), pytest.param(100, 1000, id="long", marks=SOAK)]
+)
+def test_poison_among_good_messages(judged: JudgedRun, senders: int, each: int) -> None:
+    """The first of each sender closes its channel with all confirms that were on their way; it alone is rejected (S2).
+
+    The broker says how much it takes, and a sender remembers it: so there are many senders, one after the other.
+    """
+    good = senders * each
+    every = each // 5
     poison: list[str] = []
-    with (
-        judged.connect() as broker,
-        judged.recording.producer(broker, judged.queue, timeout=10 * PATIENCE) as producer,
-        judged.recording.consumer(broker, judged.queue, prefetch=500) as consumer,
-    ):
+    with judged.connect() as broker, judged.recording.consumer(broker, judged.queue, prefetch=500) as consumer:
         consuming = Background(lambda: judged.take(consumer, good + 1))
         with judged.history.fault("poison"):
-            for number in range(good):
-                if number % every == every // 2:
-                    poison.append(producer.enqueue(size=LIMIT + 1000))
-                producer.enqueue(size=100)
-            producer.flush(10 * PATIENCE)
+            for _ in range(senders):
+                with judged.recording.producer(broker, judged.queue, timeout=PATIENCE) as producer:
+                    for number in range(each):
+                        if number % every == every // 2:
+                            poison.append(producer.enqueue(size=LIMIT + 1000))
+                        producer.enqueue(size=100)
+                    producer.flush(PATIENCE)
         # The judge wants to see that it goes on afterwards.
-        producer.send()
+        with judged.recording.producer(broker, judged.queue, timeout=PATIENCE) as producer:
+            producer.send()
         consuming.result(PATIENCE)
     refused = {event.message: event.error for event in judged.history.events if isinstance(event, NotSent)}
     assert set(refused) == set(poison)
     assert all(error.startswith("MessageTooLarge") for error in refused.values())
     assert judged.count(Sent) == good + 1
-    judged.judge(faults={"poison": 1}, most_excused=len(poison) * WINDOW)
+    judged.judge(faults={"poison": 1}, most_excused=senders * WINDOW)
+
+
+def test_a_body_of_exactly_the_limit_is_taken(judged: JudgedRun) -> None:
+    """What the broker counts is the body alone, and so does the sender that has learnt the limit."""
+    with judged.connect() as broker, broker.producer(judged.queue) as producer:
+        for _ in range(2):
+            with pytest.raises(unimq.MessageTooLarge, match=str(LIMIT)):
+                producer.send(b"x" * (LIMIT + 1))
+            producer.send(b"x" * LIMIT)
 
 
 # What the broker does to consumers.

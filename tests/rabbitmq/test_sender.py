@@ -7,7 +7,7 @@ from pika.spec import Basic, BasicProperties
 from unimq_rabbitmq import _wire
 from unimq_rabbitmq._sender import RabbitMQSender
 
-from unimq import NotFound, Queue, QueueFull, SendRejected, SendUnknown, Topic, Unroutable
+from unimq import MessageTooLarge, NotFound, Queue, QueueFull, SendRejected, SendUnknown, Topic, Unroutable
 from unimq.adapter import Outgoing, Target
 
 Make = Callable[..., Outgoing]
@@ -128,6 +128,52 @@ def test_one_bad_message_is_found_and_harms_no_other(link: Any, outcomes: Any, o
     sender.submit([outgoing(body) for body in _bodies(range(5, 9))])
     link.thread.run_timers()
     assert link.channel.bodies[-4:] == _bodies(range(5, 9)), "the pipeline is open again"
+
+
+TOO_LARGE = exceptions.ChannelClosedByBroker(
+    406, "PRECONDITION_FAILED - message size 9 is larger than configured max size 5"
+)
+
+
+def test_a_broker_that_names_its_limit_is_asked_once(link: Any, outcomes: Any, outgoing: Make) -> None:
+    """All that are too large are refused at the first one's reply, and the rest goes on at once, many at a time."""
+    sender = _open(link, outcomes, Queue("q"))
+    sender.submit([outgoing(body) for body in (b"1", b"too large", b"2", b"larger yet", b"4", b"5", b"12345")])
+    _ack(link, 1)
+    link.lose(TOO_LARGE)
+    link.thread.run_timers()
+    assert link.channel.bodies == [b"2", b"4", b"5", b"12345"]
+    assert outcomes.failures.keys() == {b"too large", b"larger yet"}
+    for body, error in outcomes.failures.items():
+        assert isinstance(error, MessageTooLarge)
+        assert error.message_id == body.decode()
+        assert f"{len(body)} bytes" in str(error)
+        assert error.__cause__ is TOO_LARGE
+    _ack(link, 4, multiple=True)
+    assert outcomes.stored_bodies == [b"1", b"2", b"4", b"5", b"12345"]
+
+    sender.submit([outgoing(b"too large again"), outgoing(b"6")])
+    assert link.channel.bodies[-1] == b"6"
+    assert isinstance(outcomes.failures[b"too large again"], MessageTooLarge)
+
+    # The next broker may take it.
+    link.lose(LOST)
+    sender.connected()
+    sender.submit([outgoing(b"no more too large")])
+    assert link.channel.bodies == [b"6", b"no more too large"]
+
+
+def test_a_message_that_is_too_large_and_overdue_is_not_sent_again(link: Any, outcomes: Any, outgoing: Make) -> None:
+    sender = _open(link, outcomes, Queue("q"))
+    late = outgoing(b"too large")
+    sender.submit([late, outgoing(b"1"), outgoing(b"2")])
+    assert link.channel.bodies == [b"too large", b"1", b"2"]
+    late.deadline = 0.0
+    link.thread.run_timers()
+    assert isinstance(outcomes.failures[b"too large"], SendUnknown)
+    link.lose(TOO_LARGE)
+    link.thread.run_timers()
+    assert link.channel.bodies == [b"1", b"2"]
 
 
 def test_a_send_in_the_pause_after_a_refused_message_opens_the_only_channel(

@@ -15,6 +15,7 @@ from unimq import (
     UnimqError,
     Unsupported,
 )
+from unimq.adapter import Message
 
 _REPLY = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (.*?)\"?,?\)?$", re.DOTALL)
 _DIFFERENCE = re.compile(r"inequivalent arg '(?P<name>[^']+)'.*: received (?P<wanted>.*) but current is (?P<found>.*)")
@@ -25,6 +26,7 @@ _POLICIES = {
     "x-single-active-consumer": "ordering (x-single-active-consumer)",
     "type": "exchange type",
 }
+_LARGEST = re.compile(r"message size \d+ (?:is )?larger than (?:configured )?max size (\d+)")
 NOT_FOUND = 404
 _FORBIDDEN = 403
 _CONFLICTS = {405, 406}
@@ -83,6 +85,21 @@ def from_channel(error: BaseException, what: str) -> UnimqError:
             text = f"{name} is {found['found']} there, {found['wanted']} here ({text})"
         return _with_cause(DeclarationConflict(f"{what} exists with other properties: {text}"), error)
     return _with_cause(ConnectionLost(f"{what}: the broker closed the channel: {code} {text}"), error)
+
+
+def largest_body(error: BaseException) -> int | None:
+    """Return how many bytes of body the broker takes, if it closed a channel because one had more."""
+    found = _LARGEST.search(str(error))
+    return None if found is None else int(found[1])
+
+
+def too_large(message: Message, largest: int, cause: BaseException | None = None) -> MessageTooLarge:
+    """Return the error of a message whose body has more bytes than the broker has said that it takes."""
+    refused = MessageTooLarge(
+        f"the body has {len(message.body)} bytes; this RabbitMQ takes {largest}", message_id=message.id
+    )
+    refused.__cause__ = cause
+    return refused
 
 
 def rejection(error: BaseException, message_id: str) -> SendRejected:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -95,6 +96,8 @@ class RabbitMQSender:
         self._returned: Counter[str] = Counter()
         """Ids of messages that came back unroutable and whose acks are still to come; users may give one id twice."""
         self._in_flight = _IN_FLIGHT
+        self._largest_body = sys.maxsize
+        """Bytes of a body that this connection's broker takes, as far as it has said so. Written in the I/O thread."""
         self._suspects = 0
         """Messages to be sent one at a time, because one of them made the broker close the channel."""
         self._sweep: Any = None
@@ -127,6 +130,8 @@ class RabbitMQSender:
         encode, limits = self._framing.encode, self._limits
         for entry in entries:
             try:
+                if len(entry.message.body) > (largest := self._largest_body):
+                    raise _errors.too_large(entry.message, largest)
                 publications.append(encode(entry, limits))
             except SendRejected as error:
                 self._sink.failed((entry,), error)
@@ -155,6 +160,8 @@ class RabbitMQSender:
         if self._channel is not None:
             self._publish()
         else:
+            # Another host, or an operator, may have another limit.
+            self._largest_body = sys.maxsize
             self._open_channel()
 
     def unreachable(self, error: UnimqError) -> None:
@@ -234,6 +241,15 @@ class RabbitMQSender:
             self._refuse_waiting(found, lost[0] if len(under_way) == 1 and lost and lost[0].attempts == 1 else None)
             self._settle_opening(found)
             return
+        largest = _errors.largest_body(error)
+        if largest is not None and any(len(each.entry.message.body) > largest for each in under_way):
+            # Every confirm that was on its way is lost with the channel. So what it would be lost for again is found
+            # now, and refused from now on before it is sent.
+            self._largest_body = largest
+            self._refuse_larger(largest, error)
+            # At once, but not while pika still cleans up behind the old one.
+            self._thread.call_later(0.0, self._open_channel)
+            return
         if len(under_way) == 1 and lost:
             self._waiting.popleft()
             self._clear(1)
@@ -244,6 +260,19 @@ class RabbitMQSender:
             self._suspects = len(lost)
             self._in_flight = 1
         self._thread.call_later(random.uniform(0.0, 0.1), self._open_channel)
+
+    def _refuse_larger(self, largest: int, cause: BaseException) -> None:
+        """Fail what waits and has a larger body; a broker that refuses it has never stored it."""
+        refused = [publication for publication in self._waiting if len(publication.entry.message.body) > largest]
+        if refused:
+            self._waiting = deque(each for each in self._waiting if len(each.entry.message.body) <= largest)
+        for publication in refused:
+            entry = publication.entry
+            self._sink.failed((entry,), _errors.too_large(entry.message, largest, cause))
+        # One at a time, because of an earlier refusal: it is not known which of the rest was at fault then.
+        self._suspects = min(self._suspects, len(self._waiting))
+        self._clear(0)
+        self._finish_closing()
 
     def _settle_opening(self, error: UnimqError | None) -> None:
         if self._ready.done():
