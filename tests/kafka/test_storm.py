@@ -29,6 +29,7 @@ from .judged import PATIENCE, JudgedRun, awaited
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("kafka-storm")]
 
 PROTOCOLS = ("classic", "consumer")
+SOAK = (pytest.mark.soak, pytest.mark.timeout(1800))
 SESSION = 2.0
 """Seconds after which a member that stands still is out of its group, with either protocol."""
 SETTINGS = {
@@ -89,9 +90,7 @@ def test_members_join_and_leave_all_the_time(running: RunningTap) -> None:
     assert counts.closes >= 5
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [pytest.param(protocol, marks=SOAK) for protocol in PROTOCOLS])
 def test_a_storm_of_a_minute(running: RunningTap, protocol: str) -> None:
     messages = 200_000
     run = JudgedRun(url_of(running, protocol))
@@ -101,15 +100,19 @@ def test_a_storm_of_a_minute(running: RunningTap, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("messages", "rate", "flow"),
+    [pytest.param(1000, 100, 50, id="short"), pytest.param(200_000, 1000, 5000, id="long", marks=SOAK)],
+)
 def test_a_process_that_stood_still_for_longer_than_its_session(
-    running: RunningTap, protocol: str, tmp_path: Path
+    running: RunningTap, protocol: str, tmp_path: Path, messages: int, rate: float, flow: int
 ) -> None:
     """It was out of the group, its messages went to others, and what it settles afterwards changes nothing (A6).
 
     What it had fetched before it may hand out once more, until it hears that it is out.
     """
     run = JudgedRun(url_of(running, protocol, session_timeout=SESSION))
-    load = Load(seed=5, messages=1000, rate=100, consumers=1, close=0.0, patience=PATIENCE, limit=4 * PATIENCE)
+    load = Load(seed=5, messages=messages, rate=rate, consumers=1, close=0.0, patience=PATIENCE, limit=10 * PATIENCE)
     with ClientProcess(run.url, tmp_path / "stalled", run.history) as stalled:
 
         def stall() -> None:
@@ -120,12 +123,12 @@ def test_a_process_that_stood_still_for_longer_than_its_session(
                 # Frozen or not, it is a member until its session is over.
                 awaited(lambda: watching.stats(run.queue).consumers == 1, "the stalled member is given up")
             stalled.lapsed()
-            run.flows(50)
+            run.flows(flow)
             stalled.thaw()
             # Of what it held nothing is its own any more; it may not even know yet.
             stalled.settle(5, confirm=False)
             stalled.work()
-            run.flows(50)
+            run.flows(flow)
             # What it settled too late is told at the end, or nothing was.
             with contextlib.suppress(ClientFailed):
                 stalled.rest()
@@ -134,7 +137,7 @@ def test_a_process_that_stood_still_for_longer_than_its_session(
         counts = run.under_load(
             load,
             stall,
-            floors=Floors(acks=500, overlaps=0, faults={"client frozen": 1}),
+            floors=Floors(acks=messages // 2, overlaps=0, faults={"client frozen": 1}),
             elsewhere=stalled.events,
         )
     assert counts.faults["client frozen"] == 1
@@ -197,31 +200,39 @@ def test_a_consumer_that_does_not_poll_for_too_long_comes_back(running: RunningT
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_topic_that_was_made_again_is_read_from_its_beginning(running: RunningTap, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"), [pytest.param(5, 12, id="short"), pytest.param(100_000, 200_000, id="long", marks=SOAK)]
+)
+def test_a_topic_that_was_made_again_is_read_from_its_beginning(
+    running: RunningTap, protocol: str, old: int, new: int
+) -> None:
     """By other programs, which leave the group's old commits: those are about other messages."""
     name = f"again-{uuid4().hex[:8]}"
     with unimq.connect(url_of(running, protocol, partitions=1), timeout=PATIENCE) as broker:
         native: Any = broker.native
         with broker.producer(name) as producer:
-            for number in range(5):
-                producer.send(b"old-%d" % number)
+            for number in range(old):
+                producer.enqueue(b"old-%d" % number)
         consumer = broker.consumer(name)
-        for _ in range(5):
-            (delivery,) = consumer.receive(1, timeout=PATIENCE)
-            delivery.ack()
+        left = old
+        while left:
+            came = consumer.receive(1000, timeout=PATIENCE)
+            assert came
+            consumer.ack(came)
+            left -= len(came)
         consumer.settle(PATIENCE)
         native.admin.delete_topics([name])[name].result(timeout=PATIENCE)
         awaited(lambda: _is_made(native.admin, name), "the topic is made again")
-        sent = {b"new-%d" % number for number in range(12)}
+        sent = {b"new-%d" % number for number in range(new)}
         with unimq.connect(url_of(running, protocol), timeout=PATIENCE) as other, other.producer(name) as producer:
             for body in sorted(sent):
-                producer.send(body)
+                producer.enqueue(body)
         seen: set[bytes] = set()
         deadline = time.monotonic() + PATIENCE
         while seen != sent:
-            assert time.monotonic() < deadline, f"never came: {sorted(sent - seen)}"
+            assert time.monotonic() < deadline, f"never came: {sorted(sent - seen)[:20]}"
             try:
-                for delivery in consumer.receive(12, timeout=1.0):
+                for delivery in consumer.receive(1000, timeout=1.0):
                     assert delivery.body in sent
                     seen.add(delivery.body)
                     delivery.ack()
