@@ -62,6 +62,11 @@ def _brief(result: Result) -> Iterator[str]:
     if any(result.row(ratio.b).library == "simplequeue" for ratio in result.ratios):
         yield "`queue.SimpleQueue` hands over a reference: it has no acks, no leases, no limits and no other process."
         yield ""
+    if requests := list(_requests(result)):
+        yield "What a service bills for a message, sent, received and deleted, in the workload that compares both:"
+        yield ""
+        yield from _table(("on", "against", "requests", "of `unimq`", "ratio"), iter(requests))
+        yield ""
     yield "What was reached, with a window of 1000 unconfirmed messages, and the latency at a modest rate:"
     yield ""
     heads = ("", "a confirm means", "publish", "consume", "p50", "p99")
@@ -119,6 +124,23 @@ def _overheads(result: Result) -> Iterator[tuple[str, ...]]:
             other = result.row(b)
             unequal = "" if other.durability == result.row(a).durability else f" ({other.durability})"
             yield (other.backend, other.library + unequal, *(_ratio(found.get(metric)) for metric in _METRICS))
+
+
+def _requests(result: Result) -> Iterator[tuple[str, ...]]:
+    """Yield the counted requests of each pair of rows in its workload, as far as both were counted."""
+    counted = {
+        (figure.row, figure.point.get("of"), figure.point.get("size")): figure.value
+        for figure in result.figures
+        if (figure.workload, figure.metric) == ("cost", "billed requests")
+    }
+    # The raw client is in two workloads, here as above.
+    compared = sorted((ratio for ratio in result.ratios if ratio.a != ratio.b), key=_processes)
+    for (a, b), workload in {(ratio.a, ratio.b): ratio.workload for ratio in compared}.items():
+        for (name, of, size), theirs in counted.items():
+            ours = counted.get((a, of, size))
+            if (name, of) == (b, workload) and ours is not None and result.row(a).kind == "unimq":
+                other = result.row(b)
+                yield (other.backend, other.library, f"{theirs:.2f}", f"{ours:.2f}", f"{ours / theirs:.2f}")
 
 
 def _processes(ratio: Ratio) -> int:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from unimq_bench import tables
-from unimq_bench.results import Result
+from unimq_bench.results import Figure, Result
 
 from .made_result import OURS, PEER, RAW, made_result
 
@@ -60,6 +60,22 @@ def test_of_two_workloads_that_with_more_processes_counts(result: Result) -> Non
         lines = lines_of("brief", msgspec.structs.replace(result, ratios=ratios))
         (line,) = (each for each in lines if each.startswith("| rabbitmq | pika-select |"))
         assert f"| {ratio.median:.2f} (" in line
+
+
+def billed(row: str, workload: str, each: float) -> Figure:
+    point: dict[str, int | float | str] = {"of": workload, "size": 100}
+    return Figure(row=row, workload="cost", metric="billed requests", unit="per message", value=each, point=point)
+
+
+def test_requests_are_compared_in_the_workload_of_the_ratio(result: Result) -> None:
+    (ratio,) = (each for each in result.ratios if (each.a, each.b, each.metric) == (OURS, RAW, "publish time"))
+    ratio = msgspec.structs.replace(ratio, b=PEER, workload="peers")
+    figures = (billed(OURS, "peers", 0.3), billed(PEER, "peers", 2.4), billed(OURS, "overhead", 9.0))
+    lines = lines_of("brief", msgspec.structs.replace(result, ratios=(ratio,), figures=figures))
+    assert "| rabbitmq | kombu | 2.40 | 0.30 | 0.12 |" in lines
+    for some in (figures[:1], figures[1:]):
+        lines = lines_of("brief", msgspec.structs.replace(result, ratios=(ratio,), figures=some))
+        assert not [line for line in lines if "bills" in line], "both must be counted"
 
 
 def test_weaker_durability_is_told_and_not_ranked(result: Result) -> None:
