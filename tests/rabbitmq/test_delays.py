@@ -140,3 +140,32 @@ def test_a_copy_of_a_message_that_is_not_held_any_more_is_not_sent(
     receiver.nack(deliveries.delivered[0], 1.0)
     assert channel.sent == before
     assert [call for call in copies().sent if call[0] == "publish"] == []
+
+
+def test_where_what_is_rejected_comes_next_a_copy_goes_to_the_tail_from_the_second_failure_on(
+    link: Any, deliveries: Any
+) -> None:
+    """D1: as many as the prefetch that always fail would otherwise keep everything behind them away."""
+    delays = DelayedNacks(link, "q", _wire.Limits(10**6, 10**5), set())
+    receiver = RabbitMQReceiver(link, "q", deliveries, 10, delays, returns_to_head=True)
+    receiver.open(1.0)
+    channel = link.channel
+    for tag, headers in (1, {}), (2, {"x-delivery-count": 1}), (3, {"unimq-attempts": 4}):
+        properties = BasicProperties(message_id=str(tag), headers=headers)
+        channel.received(channel, Basic.Deliver("t", tag, False, "", "q"), properties, b"%d" % tag)
+    link.thread.run_timers()
+    channel.sent.clear()
+    first, second, third = deliveries.delivered
+    assert [each.attempt for each in deliveries.delivered] == [1, 2, 5]
+
+    receiver.nack(first, 0.0)
+    assert channel.sent == [("reject", 1, True)]
+    receiver.nack(second, 0.0)
+    receiver.nack(third, 0.0)
+    assert link.channel is not channel
+    publications = [call for call in link.channel.sent if call[0] == "publish"]
+    assert publications == [("publish", "", "q", b"2", True), ("publish", "", "q", b"3", True)]
+    link.channel.confirmed(frame.Method(1, Basic.Ack(1, False)))
+    assert channel.sent[1:] == [("ack", 2, True)]
+    link.channel.confirmed(frame.Method(1, Basic.Nack(2, False)))
+    assert channel.sent[2:] == [("reject", 3, True)]

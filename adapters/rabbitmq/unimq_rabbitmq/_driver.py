@@ -109,9 +109,19 @@ class _FirstContact:
             self.version.set_exception(error)
 
 
+def _is_before(version: str, major: int, minor: int) -> bool:
+    """Tell whether a broker is older; one that does not say its version is taken for a new one."""
+    found = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return found is not None and (int(found[1]), int(found[2] or 0)) < (major, minor)
+
+
 def _is_before_4(version: str) -> bool:
-    major = re.match(r"\d+", version)
-    return major is not None and int(major[0]) < 4
+    return _is_before(version, 4, 0)
+
+
+def _returns_to_head(version: str) -> bool:
+    """Tell whether a rejected message is the next one again: so on 4.3.6, behind all others on 3.10.8 and 4.0.5."""
+    return not _is_before(version, 4, 1)
 
 
 def _gives_way(version: str) -> bool:
@@ -147,7 +157,8 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         purge=native("what consumers hold stays"),
         pause=native(),
         attempts_exact=True,
-        shutdown_counts=True,
+        # A consumer that closes gives back by `basic.nack`, which newer ones do not count; a lost connection counts.
+        shutdown_counts=_is_before(version, 4, 3),
         acks_at_risk="a crash of the broker undoes acks of its last 20 ms",
         max_message_bytes=limits.message,
         max_header_bytes=limits.frame,
@@ -177,6 +188,7 @@ class RabbitMQDriver:
         self._publishing = publishing
         self._before_4 = _is_before_4(version)
         self._gives_way = _gives_way(version)
+        self._returns_to_head = _returns_to_head(version)
         self._limits = _wire.Limits(_LIMIT_BEFORE_4 if self._before_4 else _LIMIT, options.frame_max - _FRAME_OVERHEAD)
         self._key_lanes = options.key_lanes
         self.capabilities = _capabilities(version, self._limits)
@@ -397,7 +409,15 @@ class RabbitMQDriver:
             laned = LanedReceiver(self._consuming, lanes, sink, prefetch, delays, spreads=self._gives_way)
             laned.open(timeout)
             return laned
-        receiver = RabbitMQReceiver(self._consuming, queue.name, sink, prefetch, delays, is_ordered=is_ordered)
+        receiver = RabbitMQReceiver(
+            self._consuming,
+            queue.name,
+            sink,
+            prefetch,
+            delays,
+            is_ordered=is_ordered,
+            returns_to_head=self._returns_to_head,
+        )
         receiver.open(timeout)
         return receiver
 

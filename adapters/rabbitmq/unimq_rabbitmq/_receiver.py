@@ -32,7 +32,9 @@ _NO_FETCH = {405, 540}
 _MOST_PREFETCH = 65535
 """The field has 16 bits."""
 _ORDERED_AHEAD = 1000
-"""Messages of an ordered queue that the broker pushes at least, so that other keys are found behind a slow one."""
+"""Unsettled messages of an ordered queue that the broker pushes, so that other keys are found behind a slow one. It is the
+same for all consumers, whatever their prefetch: the next one must get at once all that one leaves. Of what it gets in
+parts it would leave its part behind the rest (3.10.8, 4.0.5 and 4.3.6)."""
 _ACK_LINGER = 0.001
 """Seconds that an ack waits for others, so that one frame settles many and the I/O thread is woken once for all."""
 _EAGER_PREFETCH = 64
@@ -149,11 +151,15 @@ class RabbitMQReceiver:
         delays: DelayedNacks,
         *,
         is_ordered: bool = False,
+        returns_to_head: bool = False,
         share: Share | None = None,
         lanes: int = 1,
         priority: int | None = None,
     ) -> None:
-        """With more `lanes` than one this is one of them; they have one `share`."""
+        """With more `lanes` than one this is one of them; they have one `share`.
+
+        `returns_to_head` says where this broker puts what is rejected.
+        """
         self._link = link
         self._thread = link.thread
         self._framing = link.framing
@@ -165,9 +171,8 @@ class RabbitMQReceiver:
         self._share.lanes.append(self)
         self._priority = priority
         self._is_ordered = is_ordered
-        # Those that wait behind others of their key are unsettled, too, and must not keep other keys away (O1).
-        ahead = max(1, max(_ORDERED_AHEAD, 2 * prefetch) // lanes) if is_ordered else prefetch
-        self._window = min(ahead, _MOST_PREFETCH)
+        self._returns_to_head = returns_to_head
+        self._window = max(1, _ORDERED_AHEAD // lanes) if is_ordered else self._prefetch
         """Unsettled messages that the broker may push."""
         # So few settlements can never wait in the channel.
         self._most_fetched = 0 if self._window <= _SENT_ON_AT_ONCE else 1 + self._prefetch // 64
@@ -498,7 +503,14 @@ class RabbitMQReceiver:
             return
         if self._is_ordered:
             self._repeat(session, delivery, 0.0)
-            return
+        elif self._returns_to_head and delivery.attempt > 1:
+            # As many as the prefetch that are always nacked would be the next ones for ever, and nothing behind them
+            # would ever come (D1): from its second failure on a message goes to the tail, as a copy.
+            self._delays.send(delivery, 0.0, partial(self._postponed, delivery))
+        else:
+            self._reject(session, tag)
+
+    def _reject(self, session: _Session, tag: int) -> None:
         del session.held[tag]
         session.settled += 1
         session.commands += 1
@@ -540,12 +552,16 @@ class RabbitMQReceiver:
         else:
             self._seldom.say(
                 "nack-without-delay",
-                "a message of %r comes again without its delay: %s",
+                "a message of %r comes again at once: its copy was not confirmed: %s",
                 self._queue,
                 error,
                 source=self._queue,
             )
-            self._requeue(delivery)
+            owner, tag = cast("Token", delivery.token)
+            if owner is self._session and tag in owner.held:
+                self._reject(owner, tag)
+            else:
+                self._stale += 1
         if not self._delays.under_way:
             waiting, self._after_delays = self._after_delays, []
             for action in waiting:
