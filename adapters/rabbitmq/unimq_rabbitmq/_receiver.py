@@ -32,9 +32,10 @@ _NO_FETCH = {405, 540}
 _MOST_PREFETCH = 65535
 """The field has 16 bits."""
 _ORDERED_AHEAD = 1000
-"""Unsettled messages of an ordered queue that the broker pushes, so that other keys are found behind a slow one. It is the
-same for all consumers, whatever their prefetch: the next one must get at once all that one leaves. Of what it gets in
-parts it would leave its part behind the rest (3.10.8, 4.0.5 and 4.3.6)."""
+"""Unsettled messages of an ordered queue that the broker pushes, so that other keys are found behind a slow one.
+
+It is the same for all consumers, whatever their prefetch: the next one must get at once all that one leaves. Of what it
+gets in parts it would leave its part behind the rest (3.10.8, 4.0.5 and 4.3.6)."""
 _ACK_LINGER = 0.001
 """Seconds that an ack waits for others, so that one frame settles many and the I/O thread is woken once for all."""
 _EAGER_PREFETCH = 64
