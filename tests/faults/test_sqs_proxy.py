@@ -54,11 +54,13 @@ def server() -> Iterator[Server]:
     server.thread.join(WITHIN)
 
 
-def ask(port: int, operation: str, timeout: float = WITHIN) -> tuple[int, dict[str, Any]]:
+def ask(
+    port: int, operation: str, timeout: float = WITHIN, body: dict[str, Any] | None = None
+) -> tuple[int, dict[str, Any]]:
     """Return status and JSON of an answer, or raise what a client would see."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        asked = {"VisibilityTimeout": 5} if operation == "ReceiveMessage" else {"Entries": ENTRIES}
+        asked = body or ({"VisibilityTimeout": 5} if operation == "ReceiveMessage" else {"Entries": ENTRIES})
         connection.request("POST", "/", json.dumps(asked), {"X-Amz-Target": f"AmazonSQS.{operation}"})
         response = connection.getresponse()
         return response.status, json.loads(response.read())
@@ -109,10 +111,28 @@ def test_what_the_server_hears_and_the_client_gets(fault: Fault, server: Server)
                     _, answer = ask(proxy.port, operation)
                     assert {entry["MD5OfMessageBody"] for entry in answer["Successful"]} == {"0" * 32}
                     assert answer["Messages"][0]["MD5OfBody"] == "0" * 32
+                case "short lease" | "long lease":
+                    assert ask(proxy.port, operation)[0] == 200
         proxy.wait_for_hits(fault, operation, 1)
-        heard = [] if fault in UNHEARD else [2 if fault == "partial" else 4]
-        assert [len(asked["Entries"]) for asked in server.heard] == heard
+        heard = [] if fault in UNHEARD else [2 if fault == "partial" else 4 if operation in BATCHES else 0]
+        assert [len(asked.get("Entries", ())) for asked in server.heard] == heard
         assert ask(proxy.port, operation)[0] == 200, "it is over at the end of the block"
+
+
+@pytest.mark.parametrize(("fault", "heard"), [("short lease", {5: 2, 1: 1, 0: 0}), ("long lease", {5: 7, 1: 1, 0: 0})])
+def test_a_wrong_clock_hides_for_another_time_and_gives_back_at_once(
+    fault: Fault, heard: dict[int, int], server: Server
+) -> None:
+    with SQSFaultProxy(("127.0.0.1", server.http.server_port)) as proxy, proxy.injecting(fault):
+        for seconds in heard:
+            asked: tuple[dict[str, Any], ...] = (
+                {"VisibilityTimeout": seconds},
+                {"Entries": [{"Id": "0", "ReceiptHandle": "h", "VisibilityTimeout": seconds}]},
+            )
+            for operation, body in zip(("ReceiveMessage", BATCHES[-1]), asked, strict=True):
+                ask(proxy.port, operation, body=body)
+    assert [asked["VisibilityTimeout"] for asked in server.heard[::2]] == list(heard.values())
+    assert [asked["Entries"][0]["VisibilityTimeout"] for asked in server.heard[1::2]] == list(heard.values())
 
 
 def test_every_second_request_and_only_of_the_named_operations(server: Server) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from unimq_contract.brokers import RunningTap, sqs
+from unimq_contract.faults.client import ClientProcess
 from unimq_contract.faults.sqs import FAULTS, HOT, Request, SQSFaultProxy, Visibility, touches
 from unimq_contract.history import Floors, History, Load, Recording, Rules, Verdict, judge, run
-from unimq_contract.history.events import Sent
+from unimq_contract.history.events import Delivered, Event, Sent
 
 import unimq
 
@@ -69,15 +70,35 @@ class Storm:
     def sent(self) -> int:
         return sum(isinstance(event, Sent) for event in self.history.events)
 
-    def rage(self, load: Load, faults: Callable[[], None]) -> Verdict:
+    def wait_for(self, condition: Callable[[Sequence[Event]], bool], what: str) -> None:
+        """Wait for something in the history of this process."""
+        deadline = time.monotonic() + WITHIN
+        while not condition(self.history.events):
+            assert time.monotonic() < deadline, f"not within {WITHIN} s: {what}"
+            time.sleep(0.02)
+
+    def flows(self, count: int) -> None:
+        """Wait until so many more messages were delivered here (L3)."""
+        seen = len(self.history.events)
+        self.wait_for(
+            lambda events: sum(isinstance(event, Delivered) for event in events[seen:]) >= count, f"{count} deliveries"
+        )
+
+    def rage(
+        self,
+        load: Load,
+        faults: Callable[[], None],
+        floors: Floors | None = None,
+        elsewhere: Callable[[], Sequence[Event]] = tuple,
+    ) -> Verdict:
         """Run the load with the faults in its middle, and judge."""
-        run(load, Recording(self.history), self.connect, self.queue, meanwhile=faults)
+        run(load, Recording(self.history), self.connect, self.queue, meanwhile=faults, elsewhere=elsewhere)
         with unimq.connect(self.url) as broker:
-            rules = Rules.of(broker.capabilities, self.queue, floors=FLOORS)
+            rules = Rules.of(broker.capabilities, self.queue, floors=floors or FLOORS)
             assert self.queue.dead_letters is not None
             broker.delete(self.queue, self.queue.dead_letters)
         verdict = judge(
-            self.history.events,
+            [*self.history.events, *elsewhere()],
             # By when all are settled is a matter of the machine; that nothing is hidden for long, the watch says.
             replace(rules, shadow=LEASE + WAIT + 5.0, tolerance=0.2, resumes_within=WITHIN),
         )
@@ -102,6 +123,9 @@ def storm_on(
             url = f"{running.tap.url.replace(f':{parts.port}', f':{proxy.port}')}&wait={WAIT}"
             queue = unimq.Queue(f"q-{os.urandom(4).hex()}", ordering=ordering, lease=LEASE)
             yield Storm(proxy, history, watch, url, queue)
+
+
+STORMS = [f"{ordering}-{flavour}" for flavour in sqs.FLAVOURS for ordering in ("none", "key")]
 
 
 @pytest.fixture(params=["none-ministack", "key-elasticmq"])
@@ -129,11 +153,76 @@ def each_fault(proxy: SQSFaultProxy) -> Callable[[], None]:
 
 LOAD = Load(seed=1, messages=300, rate=60.0, keys=40, nack=0.1, quiet=0.3, patience=2.0 * (LEASE + WAIT), limit=200.0)
 FLOORS = Floors(acks=100, nacks=10, redeliveries=10, out_of_order_acks=5, overlaps=0, faults=dict.fromkeys(FAULTS, 1))
+SHORT = replace(LOAD, messages=150)
+SHORT_FLOORS = Floors(acks=30, nacks=3, redeliveries=3, out_of_order_acks=3, overlaps=0)
 
 
 @pytest.mark.timeout(300)
 def test_every_fault_under_load(storm: Storm) -> None:
     storm.rage(LOAD, each_fault(storm.proxy))
+
+
+def kills_in(storm: Storm, folder: Path, count: int) -> Verdict:
+    """Kill consumers one after the other: each with what it has just received, or while it works."""
+    clients = [ClientProcess(storm.url, folder / f"client-{number}", storm.history) for number in range(count)]
+
+    def kill() -> None:
+        for number, client in enumerate(clients):
+            client.consume(storm.queue, prefetch=20)
+            assert client.receive(3, timeout=WITHIN) == 3
+            if number % 2:
+                client.work(nack=10, hold=0.02)
+                storm.flows(30)
+            client.kill()
+
+    with contextlib.ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(client)
+        return storm.rage(SHORT, kill, SHORT_FLOORS, lambda: [event for client in clients for event in client.events()])
+
+
+# Of what the suite does not do to SQS by itself, the harder half; `make soak` has the rest.
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("storm", ["key-elasticmq"], indirect=True)
+def test_consumers_are_killed_with_what_they_hold(storm: Storm, tmp_path: Path) -> None:
+    """What they held is hidden for its lease and no longer, and nobody renews it (A5)."""
+    assert kills_in(storm, tmp_path, 2).counts.crashes == 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("storm", STORMS, indirect=True)
+def test_consumers_are_killed_over_and_over(storm: Storm, tmp_path: Path) -> None:
+    assert kills_in(storm, tmp_path, 20).counts.crashes == 20
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("storm", ["none-ministack"], indirect=True)
+def test_who_stood_still_for_longer_than_its_lease_settles_nothing(storm: Storm, tmp_path: Path) -> None:
+    """SQS says yes to a late delete; that it came too late is known by the consumer's own clock alone (A6)."""
+    with ClientProcess(storm.url, tmp_path / "client", storm.history) as client:
+
+        def freeze() -> None:
+            client.consume(storm.queue, prefetch=5)
+            assert client.receive(5, timeout=WITHIN) == 5
+            client.freeze()
+            held = {event.message: event.at for event in client.events() if isinstance(event, Delivered)}
+
+            def all_came_again(events: Sequence[Event]) -> bool:
+                elsewhere = {
+                    event.message
+                    for event in events
+                    if isinstance(event, Delivered) and event.at > held.get(event.message, event.at)
+                }
+                return len(elsewhere) == len(held)
+
+            storm.wait_for(all_came_again, "what a frozen consumer held is delivered to others (A5)")
+            client.thaw()
+            assert client.settle(5) == 0
+            # Else it would fetch messages and hand them to nobody, over and over.
+            client.close()
+
+        storm.rage(SHORT, freeze, replace(SHORT_FLOORS, faults={"client frozen": 1}), client.events)
 
 
 def test_an_answer_that_was_lost_comes_again_at_once_in_a_fifo_queue(

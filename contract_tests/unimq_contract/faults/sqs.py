@@ -41,6 +41,8 @@ Fault: TypeAlias = Literal[
     "truncated",
     "garbled",
     "wrong MD5",
+    "short lease",
+    "long lease",
 ]
 """``error 500`` and ``503``, ``throttled``, ``reset before``: the server hears nothing of the request.
 
@@ -48,6 +50,8 @@ Fault: TypeAlias = Literal[
 ``truncated`` (the connection ends in its middle), ``garbled`` (half of it, as if it were all): it did what was asked.
 ``partial``: entries of a batch fail by no fault of the sender; ``partial but done``: and are done all the same.
 ``wrong MD5``: the checksums of bodies that were sent or received are others.
+``short lease``, ``long lease``: the server's clock is fast or slow; it hides messages for half of the time that it is
+asked for (a second at least), or for half as much again.
 """
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -78,6 +82,8 @@ _REFUSALS: Mapping[str, tuple[int, str]] = {
 }
 _OF_BATCHES = {"partial", "partial but done"}
 _WITH_MD5 = {"SendMessageBatch", "ReceiveMessage"}
+_OF_LEASES = {"short lease", "long lease"}
+_WITH_LEASE = {"ReceiveMessage", "ChangeMessageVisibilityBatch"}
 
 
 def touches(fault: Fault, operation: str) -> bool:
@@ -86,6 +92,8 @@ def touches(fault: Fault, operation: str) -> bool:
         return operation in BATCHES
     if fault == "wrong MD5":
         return operation in _WITH_MD5
+    if fault in _OF_LEASES:
+        return operation in _WITH_LEASE
     return operation in HOT
 
 
@@ -288,6 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._reset()
             case "partial":
                 self._partly(operation, body)
+            case "short lease" | "long lease":
+                answer = self._forward(_with_lease(body, fault))
+                self.owner._seen(operation, _read(body), answer)
+                self._reply(answer)
             case _:
                 answer = self._forward(body)
                 self.owner._seen(operation, _read(body), answer)
@@ -403,6 +415,19 @@ def _with_failures(answer: _Answer, entries: list[Request]) -> _Answer:
     said["Successful"] = [entry for entry in said.get("Successful", ()) if entry["Id"] not in failed]
     said["Failed"] = [*(entry for entry in said.get("Failed", ()) if entry["Id"] not in failed), *failures]
     return _Answer(answer.status, answer.headers, json.dumps(said).encode())
+
+
+def _with_lease(body: bytes, fault: Fault) -> bytes:
+    """Return the request as a server with a wrong clock carries it out; what is given back is back at once."""
+
+    def skewed(seconds: int) -> int:
+        return seconds and (max(1, seconds // 2) if fault == "short lease" else seconds + seconds // 2)
+
+    asked = _read(body)
+    for each in (asked, *asked.get("Entries", ())):
+        if "VisibilityTimeout" in each:
+            each["VisibilityTimeout"] = skewed(each["VisibilityTimeout"])
+    return json.dumps(asked).encode()
 
 
 def _with_wrong_checksums(answer: _Answer) -> _Answer:
