@@ -60,6 +60,7 @@ class JudgedRun:
         floors: Floors,
         most_excused: int | None = None,
         rebalance: float | None = PATIENCE,
+        shadow: float = Rules().shadow,
         elsewhere: Callable[[], Sequence[Event]] = tuple,
     ) -> Counts:
         """Run the load with `fault` in its middle and judge it; the figures go to the log.
@@ -74,6 +75,7 @@ class JudgedRun:
             rules,
             acks_undone_by=frozenset(),
             rebalance=rebalance,
+            shadow=shadow,
             resumes_within=PATIENCE if floors.faults else None,
             most_excused=most_excused,
         )
