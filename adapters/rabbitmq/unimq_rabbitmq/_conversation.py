@@ -1,10 +1,12 @@
 """Administration: one caller in its own thread asks, the I/O thread speaks with the broker, one question at a time."""
 
+import logging
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pika import exceptions
 from pika.channel import Channel
@@ -15,8 +17,38 @@ from unimq_rabbitmq._link import Link
 
 T = TypeVar("T")
 
-Question = tuple[str, dict[str, Any]]
-"""A method of the channel that the broker answers, and its arguments."""
+
+class Question(NamedTuple):
+    """A method of the channel that the broker answers."""
+
+    method: str
+    arguments: dict[str, Any]
+    may_be_missing: bool
+    """What it is about may not exist. The broker answers that by closing the channel, of which pika warns."""
+
+
+class _Unsurprising(logging.Filter):
+    """Keeps pika's warning out of the log where "not found" is an answer like any other; all else it lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+        """Each is put in and taken out by its own I/O thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        arguments = record.args
+        return not (
+            isinstance(arguments, tuple)
+            and len(arguments) == _CLOSE_ARGUMENTS
+            and arguments[0] == _errors.NOT_FOUND
+            and arguments[2] in self.channels
+        )
+
+
+_CLOSE_ARGUMENTS = 3
+"""Of pika's line about a channel that the broker has closed: code, text, channel."""
+_unsurprising = _Unsurprising()
+logging.getLogger("pika.channel").addFilter(_unsurprising)
 
 
 class Conversation:
@@ -41,8 +73,11 @@ class Conversation:
             ConnectionLost: no answer in time, or the connection broke meanwhile; see `converse`.
 
         """
+        return self._answer_to(Question(method, arguments, may_be_missing=False))
+
+    def _answer_to(self, question: Question) -> Any:
         answer: Future[Any] = Future()
-        self._link.thread.post(self._ask, ((method, arguments), answer))
+        self._link.thread.post(self._ask, (question, answer))
         try:
             return answer.result(max(0.0, self._deadline - time.monotonic()))
         except NoAnswer:
@@ -57,7 +92,7 @@ class Conversation:
     def exists(self, kind: str, name: str) -> bool:
         """Tell whether there is a ``"queue"`` or ``"exchange"`` of this name, whatever its properties."""
         try:
-            self.ask(f"{kind}_declare", passive=True, **{kind: name})
+            self._answer_to(Question(f"{kind}_declare", {"passive": True, kind: name}, may_be_missing=True))
         except exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _errors.NOT_FOUND:
                 raise
@@ -107,20 +142,26 @@ class Conversation:
     def _put(self, channel: Channel) -> None:
         if self._asked is None:
             return
-        method, arguments = self._asked[0]
+        method, arguments, may_be_missing = self._asked[0]
+        if may_be_missing:
+            _unsurprising.channels.add(channel)
         try:
             getattr(channel, method)(**arguments, callback=self._link.thread.guarded(self._answer))
         except (exceptions.AMQPError, ValueError, TypeError) as error:  # pika refuses an argument
             self._answer(error)
 
-    def _closed(self, _channel: object, error: BaseException) -> None:
+    def _closed(self, channel: Channel | None, error: BaseException) -> None:
         self._opening = False
         self._channel = None
+        if channel is not None:
+            _unsurprising.channels.discard(channel)
         final = isinstance(error, exceptions.ChannelClosed | exceptions.NoFreeChannels)
         self._answer(error if final else ConnectionLost(str(error)))
 
     def _answer(self, answer: Any) -> None:
         asked, self._asked = self._asked, None
+        if self._channel is not None:
+            _unsurprising.channels.discard(self._channel)
         if asked is None:
             return
         if isinstance(answer, BaseException):
