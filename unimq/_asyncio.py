@@ -8,7 +8,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
@@ -34,7 +34,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._positions import Position
 from unimq._receipt import Receipt
-from unimq._receiving import ConsumerCore
+from unimq._receiving import ConsumerCore, raise_unconfirmed
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
@@ -406,10 +406,12 @@ class AsyncBroker:
         self._core.stop_requests()
         for core in list(self._core.producers):
             failures += await _finish_producer(self._loop, self._core, core, deadline)
+        unconfirmed: Sequence[UnimqError] = ()
         if not self._core.closed:
-            await self._loop.in_worker(self._core.close, remaining(deadline))
+            unconfirmed = await self._loop.in_worker(self._core.close, remaining(deadline))
             self._loop.close()
         raise_failures(failures)
+        raise_unconfirmed(unconfirmed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -683,7 +685,8 @@ class AsyncConsumer(Generic[Value_co]):
         """Wake every waiting `receive` and give back what is unsettled; see `Consumer.close` (L1, A5)."""
         if self._core.closed:
             return
-        await self._loop.in_worker(self._broker.close_consumer, self._core, seconds(timeout, "timeout", zero=True))
+        timeout = seconds(timeout, "timeout", zero=True)
+        raise_unconfirmed(await self._loop.in_worker(self._broker.close_consumer, self._core, timeout))
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,12 +18,12 @@ from unimq._capabilities import Capabilities, Stats
 from unimq._codec import Codec, bound
 from unimq._dead_letters import DeadLetters
 from unimq._destinations import Queue, Seconds, Source, Subscription, Target, Topic, count, queue_of, seconds
-from unimq._errors import Closed, ConfigError
+from unimq._errors import Closed, ConfigError, UnimqError
 from unimq._instruments import Instrument, attached, checked, checked_hooks
 from unimq._middleware import Middleware
 from unimq._policies import demands, require
 from unimq._positions import Position, checked_position
-from unimq._receiving import ConsumerCore
+from unimq._receiving import ConsumerCore, unconfirmed
 from unimq._requests import Requests
 from unimq._sending import ProducerCore
 from unimq._url import BrokerURL, is_name, parse_url
@@ -300,22 +300,31 @@ class BrokerCore:
         with self.lock:
             self.producers.discard(core)
 
-    def close_consumer(self, core: ConsumerCore, timeout: float) -> None:
-        """Confirm what was settled, give back what was not, and release the receiver (L1, A5)."""
+    def close_consumer(self, core: ConsumerCore, timeout: float) -> Sequence[UnimqError]:
+        """Confirm what was settled, give back what was not, and release the receiver (L1, A5).
+
+        Returned is what became of the settlements that are not confirmed and of which nobody was told.
+        """
         deadline = deadline_after(timeout)
         for end_worker in list(core.closing):
             end_worker()
         if not core.stop(f"the consumer of {core.source_name!r} is closed"):
-            return
+            return ()
+        # From here on, as nobody could tell which settlement comes in time.
+        core.let_go()
         if core.dead_letters is not None:
             core.dead_letters.producer.sender.flush()
             block_until(core.moves_done, core.moves_finished, deadline)
         core.receiver.close(remaining(deadline))
-        core.forget()
+        failed = unconfirmed(core, deadline)
+        # What came meanwhile.
+        core.let_go()
+        core.seldom.finish()
         if core.dead_letters is not None:
             self.close_producer(core.dead_letters.producer, remaining(deadline))
         with self.lock:
             self.consumers.discard(core)
+        return failed
 
     def stop_requests(self) -> None:
         """Wake everybody who waits for a reply, before anything else is closed, which may take time (L1)."""
@@ -326,15 +335,20 @@ class BrokerCore:
         requests.stop(self.closed or "the reply queue has ended")
         requests.close(deadline_after(timeout))
 
-    def close(self, timeout: float) -> None:
-        """Close what the front left open, then the driver."""
+    def close(self, timeout: float) -> Sequence[UnimqError]:
+        """Close what the front left open, then the driver; return as `close_consumer` does."""
         if self.closed:
-            return
+            return ()
         self.closed = "the broker connection is closed"
         deadline = deadline_after(timeout)
         # Side by side: each may have to wait for its own last long poll.
+        failed: list[UnimqError] = []
+
+        def close_consumer(consumer: ConsumerCore) -> None:
+            failed.extend(self.close_consumer(consumer, timeout))
+
         closing = [
-            threading.Thread(target=self.close_consumer, args=(consumer, timeout), name="unimq-closing")
+            threading.Thread(target=close_consumer, args=(consumer,), name="unimq-closing")
             for consumer in list(self.consumers)
         ]
         if self.requests is not None:
@@ -349,6 +363,7 @@ class BrokerCore:
             producer.stop("the producer is closed")
             self.close_producer(producer, remaining(deadline))
         self.driver.close(remaining(deadline))
+        return failed
 
 
 def address_of(given: str | None, configuration: Callable[[], "Configuration"]) -> tuple[BrokerURL, str]:

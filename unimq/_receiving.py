@@ -17,7 +17,7 @@ from unimq._errors import AlreadySettled, Closed, ConfigError, ConnectionLost, D
 from unimq._events import SeldomLog
 from unimq._middleware import Middleware, Settlement, call_hooks, say_failed
 from unimq._served import HurriedReceiver
-from unimq._waiting import Waiters, block_until
+from unimq._waiting import Waiters, block_until, deadline_after
 
 if TYPE_CHECKING:
     from unimq.adapter import Receiver
@@ -27,6 +27,8 @@ EXPIRED = "expired"
 UNDECODABLE = "undecodable"
 """Reasons of dead letters that the library itself gives (A8, T1, D3)."""
 
+LAST_ANSWER = 1.0
+"""Seconds that a closed receiver has at least to say what it could not confirm."""
 RETRY_AFTER_FAILED_DEAD_LETTER = 1.0
 """Seconds until a message whose dead-letter copy was not confirmed is delivered again."""
 
@@ -51,12 +53,22 @@ class SettleBarrier:
         return True if self.done else None
 
     def raise_errors(self) -> None:
-        """Raise the first error, with the number of the others as a note."""
-        if self.errors:
-            error = self.errors[0]
-            if len(self.errors) > 1:
-                error.add_note(f"and {len(self.errors) - 1} more settlements failed")
-            raise error
+        """See `raise_unconfirmed`."""
+        raise_unconfirmed(self.errors)
+
+
+def raise_unconfirmed(errors: Sequence[UnimqError]) -> None:
+    """Raise the first of what became of settlements, with the number of the others as a note; nothing if there is none.
+
+    Raises:
+        LeaseLost, ConnectionLost, SendRejected, SendUnknown: see `unimq.Consumer.settle`.
+
+    """
+    if errors:
+        error = errors[0]
+        if len(errors) > 1:
+            error.add_note(f"and {len(errors) - 1} more settlements failed")
+        raise error
 
 
 def confirm(core: "ConsumerCore", deadline: float) -> SettleBarrier:
@@ -72,6 +84,19 @@ def confirm(core: "ConsumerCore", deadline: float) -> SettleBarrier:
         if block_until(barrier.finished, barrier.is_finished, deadline):
             return barrier
     raise core.settle_overdue()
+
+
+def unconfirmed(core: "ConsumerCore", deadline: float) -> Sequence[UnimqError]:
+    """Return what became of the settlements that a receiver, which is closed by now, could not confirm (L1).
+
+    An ended consumer has told its user that it ended, and why.
+    """
+    if core.error is not None:
+        return ()
+    barrier = core.last_barrier()
+    if block_until(barrier.finished, barrier.is_finished, max(deadline, deadline_after(LAST_ANSWER))):
+        return barrier.errors
+    return (core.settle_overdue(),)
 
 
 class ConsumerCore:
@@ -402,6 +427,10 @@ class ConsumerCore:
 
         """
         self._check_open()
+        return self.last_barrier()
+
+    def last_barrier(self) -> SettleBarrier:
+        """`start_barrier`, also for a consumer that is closed: then the receiver has nothing to wait for."""
         with self.lock:
             move_errors, self.move_errors = self.move_errors, []
         barrier = SettleBarrier()
@@ -439,8 +468,7 @@ class ConsumerCore:
         self.arrived.wake_all()
         return True
 
-    def forget(self) -> None:
-        """Drop what is held after the receiver was closed: settling it now raises `LeaseLost`."""
+    def let_go(self) -> None:
+        """Give up what is held here: settling it raises `LeaseLost` from now on."""
         self.lost(list(self.held))
         self.buffer.clear()
-        self.seldom.finish()

@@ -27,7 +27,7 @@ from unimq._middleware import Middleware
 from unimq._outgoing import OnOutcome, Outgoing
 from unimq._positions import Position
 from unimq._receipt import Receipt
-from unimq._receiving import ConsumerCore, confirm
+from unimq._receiving import ConsumerCore, confirm, raise_unconfirmed
 from unimq._redrive import Redrive, Redriven
 from unimq._requests import Request
 from unimq._retry import BATCH_WAIT, DRAIN_TIMEOUT, Retry
@@ -380,6 +380,7 @@ class Broker:
 
         Raises:
             SendRejected, SendUnknown: enqueued messages failed and nobody was told (S6).
+            LeaseLost, ConnectionLost: see `Consumer.close`.
 
         """
         deadline = deadline_after(timeout)
@@ -387,8 +388,9 @@ class Broker:
         self._core.stop_requests()
         for core in list(self._core.producers):
             failures += _finish_producer(self._core, core, deadline)
-        self._core.close(remaining(deadline))
+        unconfirmed = self._core.close(remaining(deadline))
         raise_failures(failures)
+        raise_unconfirmed(unconfirmed)
 
     def __enter__(self) -> Self:
         return self
@@ -760,8 +762,18 @@ class Consumer(Generic[Value_co]):
         self._core.resume()
 
     def close(self, timeout: Seconds = CLOSE_TIMEOUT) -> None:
-        """Wake every waiting `receive`, confirm what was settled, give back what was not (L1, A5). Idempotent."""
-        self._broker.close_consumer(self._core, seconds(timeout, "timeout", zero=True))
+        """Wake every waiting `receive`, confirm what was settled, give back what was not (L1, A5). Idempotent.
+
+        What is unsettled goes back from the beginning on: settling it meanwhile raises `LeaseLost`. If this returns, no
+        acked message comes again. If it raises, the consumer is closed all the same.
+
+        Raises:
+            LeaseLost, ConnectionLost: some settlements are not confirmed, and no `settle` has told; those messages come
+                or came again.
+            SendRejected, SendUnknown: a dead-letter copy was not confirmed; its message returns.
+
+        """
+        raise_unconfirmed(self._broker.close_consumer(self._core, seconds(timeout, "timeout", zero=True)))
 
     def __enter__(self) -> Self:
         return self

@@ -165,7 +165,8 @@ class Receiver(Protocol):
         """Call `done` once every settlement handed over so far is confirmed by the strongest proof there is (A1).
 
         `done` gets the errors of those that were not (`LeaseLost`, `ConnectionLost`), from any thread or at once; the
-        errors of one settlement are reported to one barrier only.
+        errors of one settlement are reported to one barrier only. The last barrier comes after `close`, waits for
+        nothing any more, and hears of all that `close` could not confirm (L1).
         """
         ...
 

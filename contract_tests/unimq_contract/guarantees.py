@@ -54,7 +54,7 @@ GUARANTEES = {
     "Q1": "replies correlate under concurrency",
     "Q2": "timeouts raise and late replies are dropped",
     "Q3": "a crashed responder means redelivery or timeout",
-    "L1": "close is idempotent, bounded and wakes blocked calls; a clean one causes no redelivery",
+    "L1": "close is idempotent, bounded and wakes blocked calls; one that does not raise causes no redelivery",
     "L2": "producers and consumers are thread-safe; a forked child gets a clear error",
     "L3": "adapters reconnect by themselves and keep exactly one consumer",
     "L4": "no thread, socket, temporary queue or file outlives close",

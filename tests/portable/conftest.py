@@ -76,6 +76,10 @@ class ManualReceiver:
         self.nacked: list[tuple[Delivery, float]] = []
         self.extended: list[tuple[Delivery, float]] = []
         self.barriers: list[Callable[[Sequence[UnimqError]], None]] = []
+        self.errors: Sequence[UnimqError] | None = None
+        """What every barrier hears at once, if it is not for the test to answer."""
+        self.unconfirmed: Sequence[UnimqError] = ()
+        """What the barrier after the close hears."""
         self.closed = 0
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -89,6 +93,10 @@ class ManualReceiver:
 
     def barrier(self, done: Callable[[Sequence[UnimqError]], None]) -> None:
         self.barriers.append(done)
+        if self.closed:
+            done(self.unconfirmed)
+        elif self.errors is not None:
+            done(self.errors)
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...

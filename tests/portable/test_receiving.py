@@ -248,7 +248,7 @@ def test_settle_waits_for_copies_and_then_for_the_driver(
 
 def test_settle_raises_what_was_not_confirmed(consumer: unimq.Consumer, receiver: Any) -> None:
     """A1: with the number of the others."""
-    receiver.barrier = lambda done: done((LeaseLost("late"), LeaseLost("later")))
+    receiver.errors = (LeaseLost("late"), LeaseLost("later"))
     with pytest.raises(LeaseLost, match="late") as caught:
         consumer.settle()
     assert caught.value.__notes__ == ["and 1 more settlements failed"]
@@ -368,6 +368,81 @@ def test_nothing_is_handed_out_after_close_and_late_settlements_are_refused(
     for delivery in (handed, buffered):
         with pytest.raises(LeaseLost):
             delivery.ack()
+
+
+def test_a_close_that_is_not_clean_says_so(broker: unimq.Broker, driver: Any) -> None:
+    """L1: what the driver could not confirm is raised once everything is released; of all consumers at once, too."""
+    consumer, other = broker.consumer("orders"), broker.consumer("letters")
+    for receiver in driver.receivers:
+        receiver.unconfirmed = (LeaseLost("late"), LeaseLost("later"))
+    with pytest.raises(LeaseLost, match="late") as caught:
+        consumer.close()
+    assert caught.value.__notes__ == ["and 1 more settlements failed"]
+    consumer.close()
+    with pytest.raises(LeaseLost, match="late"):
+        broker.close()
+    assert [receiver.closed for receiver in driver.receivers] == [1, 1]
+    assert driver.closed == 1
+    with pytest.raises(Closed):
+        other.receive()
+
+
+def test_a_close_that_is_not_clean_says_so_to_asyncio(driver: Any) -> None:
+    """L1."""
+
+    async def main() -> None:
+        async with unimq.connect_async("manual://") as broker:
+            for close in (lambda consumer: consumer.close(), lambda consumer: broker.close()):
+                consumer = await broker.consumer("orders")
+                driver.receivers[-1].unconfirmed = (LeaseLost("late"),)
+                with pytest.raises(LeaseLost, match="late"):
+                    await close(consumer)
+                assert driver.receivers[-1].closed == 1
+
+    asyncio.run(main())
+
+
+def test_the_error_of_a_block_comes_before_that_of_its_close(broker: unimq.Broker, driver: Any) -> None:
+    """L1."""
+    consumer = broker.consumer("orders")
+    driver.receivers[-1].unconfirmed = (ConnectionLost("cut"),)
+    with pytest.raises(RuntimeError, match="mine") as caught, consumer:
+        raise RuntimeError("mine")
+    assert caught.value.__notes__ == ["while closing: ConnectionLost: cut"]
+
+
+def test_an_ended_consumer_has_told_already(consumer: unimq.Consumer, receiver: Any) -> None:
+    """L1: its close is silent, whatever became of its settlements."""
+    receiver.sink.failed(NotFound("'orders' was deleted"))
+    receiver.unconfirmed = (ConnectionLost("cut"),)
+    with pytest.raises(NotFound):
+        consumer.receive()
+    consumer.close()
+    assert receiver.barriers == []
+
+
+def test_a_receiver_that_does_not_answer_did_not_close_cleanly(consumer: unimq.Consumer, receiver: Any) -> None:
+    """L1: and is not waited for longer than for the close."""
+    receiver.close = lambda timeout: None
+    with pytest.raises(ConnectionLost, match="not confirmed in time"):
+        consumer.close(timeout=0)
+
+
+def test_nothing_is_settled_once_a_close_has_begun(consumer: unimq.Consumer, receiver: Any) -> None:
+    """L1: who settles meanwhile is refused, and not told later that it came to nothing."""
+    delivery = receiver.give(b"x")
+    refused: list[LeaseLost] = []
+
+    def close(timeout: float) -> None:
+        receiver.closed += 1
+        with pytest.raises(LeaseLost) as caught:
+            delivery.ack()
+        refused.append(caught.value)
+
+    receiver.close = close
+    consumer.close()
+    assert len(refused) == 1
+    assert receiver.acked == []
 
 
 def test_unsupported_settlements_raise_before_the_driver_is_asked(consumer: unimq.Consumer, receiver: Any) -> None:

@@ -308,12 +308,32 @@ def test_close_acks_gives_the_rest_back_and_delivers_nothing_more(link: Any, del
         link.lose(exceptions.ChannelClosedByClient(0, ""))
 
     channel.close = close
-    receiver.close(1.0)
-    assert channel.sent == [("ack", 1, True), ("cancel",), ("nack", 0, True, True), ("close",)]
+    closing = receiver.begin_close()
+    assert channel.sent == [("ack", 1, True), ("barrier",)], "without its proof the channel takes acks to its grave"
+    channel.answer(None)
+    receiver.finish_close(closing, 1.0)
+    assert channel.sent[2:] == [("cancel",), ("nack", 0, True, True), ("close",)]
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    assert [[type(error) for error in errors] for errors in reported] == [[LeaseLost]], "of those that came too late"
     _push(link, 4)
     assert len(deliveries.delivered) == 3
     assert link.users == []
     receiver.close(1.0)
+
+
+def test_a_close_that_got_no_proof_says_so(link: Any, deliveries: Any) -> None:
+    """L1: the barrier that follows it tells what that of the close heard."""
+    receiver = _open(link, deliveries, prefetch=100)
+    _push(link, 1)
+    receiver.ack(deliveries.delivered)
+    closing = receiver.begin_close()
+    link.lose(LOST)
+    receiver.finish_close(closing, 1.0)
+    reported: list[Sequence[UnimqError]] = []
+    receiver.barrier(reported.append)
+    receiver.barrier(reported.append)
+    assert [[type(error) for error in errors] for errors in reported] == [[ConnectionLost], []]
 
 
 def test_a_key_is_in_work_once_and_acks_never_reach_over_its_nacked_head(link: Any, deliveries: Any) -> None:

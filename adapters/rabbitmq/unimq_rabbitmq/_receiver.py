@@ -197,8 +197,12 @@ class RabbitMQReceiver:
         """Settlements of lost sessions, not yet reported by a barrier."""
         self._at_risk = 0
         """Settlements that a lost session may have taken with it, not yet reported by a barrier."""
+        self._unreported: list[UnimqError] = []
+        """What the barrier of a close heard; the one that follows it tells."""
         self._ready: Future[None] = Future()
         self._closing: Future[None] | None = None
+        self._is_settled = False
+        """The close has its proof, or will not get it, and gives back."""
         self._stopped = False
 
     # Any thread.
@@ -352,7 +356,7 @@ class RabbitMQReceiver:
         if self._closing is None:
             self._push_or_pause(session)
             self.hand_over()
-        elif not session.consumer_tag:
+        elif self._is_settled and not session.consumer_tag:
             self._give_back(session, None)
 
     def _cancelled(self, channel: Channel, _cancel: object) -> None:
@@ -573,7 +577,7 @@ class RabbitMQReceiver:
             self._after_delays.append(partial(self._start_barrier, done))
             return
         self._flush_acks()
-        errors: list[UnimqError] = []
+        errors, self._unreported = self._unreported, []
         if self._stale:
             errors.append(LeaseLost(f"{self._stale} settlements came after the loss of their channel"))
         if self._at_risk:
@@ -681,19 +685,23 @@ class RabbitMQReceiver:
             if not self._opening:
                 self._finish_closing()
             return
-        if self._is_ordered and session.channel.is_open:
+        if session.channel.is_open:
             # What the channel has not passed on it would take with it.
-            self._start_barrier(partial(self._left, session))
+            self._start_barrier(partial(self._settled, session))
+
+    def _settled(self, session: _Session, errors: Sequence[UnimqError]) -> None:
+        self._unreported += errors
+        self._is_settled = True
+        if session is not self._session or not session.channel.is_open:
+            return
+        if self._is_ordered:
+            self._lose_session(ConnectionLost("the consumer was closed"))
+            self._leave(session.channel)
         elif session.consumer_tag:
             cancelled = self._thread.guarded(partial(self._give_back, session))
             self._framing.cancel(session.channel, session.consumer_tag, cancelled)
         elif not session.changing:
             self._give_back(session, None)
-
-    def _left(self, session: _Session, _errors: Sequence[UnimqError]) -> None:
-        if session is self._session and session.channel.is_open:
-            self._lose_session(ConnectionLost("the consumer was closed"))
-            self._leave(session.channel)
 
     def _give_back(self, session: _Session, _cancel_ok: object) -> None:
         """Nothing arrives any more; return what is unsettled, in a way that newer brokers do not count (A9)."""

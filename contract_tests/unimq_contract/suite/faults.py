@@ -284,6 +284,40 @@ class FaultsContract(Contract):
                     harness.nothing_else(load.queue, direct, other)
         assert proxy.counters().hits["cut"] >= CUTS
 
+    @guarantee("L1", "A1", kills=("ack-dropped",))
+    def test_a_clean_close_right_after_a_cut_is_the_truth(
+        self, load: Run, proxy: FaultProxy, connect: Connections, harness: Harness
+    ) -> None:
+        """Every second of many is acked, the connection is gone, and the close says whether these may come again."""
+        direct = connect()
+        with direct.producer(load.queue) as producer:
+            for _ in range(CUTS):
+                producer.send_many(numbered(load.bounds.backlog))
+                with self.connected(load) as broker:
+                    consumer = broker.consumer(load.queue, prefetch=load.bounds.backlog + 100)
+                    received = harness.receive(consumer, load.bounds.backlog)
+                    acked = received[::2]
+                    for delivery in acked:
+                        delivery.ack()
+                    proxy.cut()
+                    may_return: set[bytes] = set()
+                    try:
+                        consumer.close(load.bounds.within)
+                    except (unimq.LeaseLost, unimq.ConnectionLost):
+                        may_return = {delivery.body for delivery in acked}
+                must_return = {delivery.body for delivery in received[1::2]}
+                with direct.consumer(load.queue) as other:
+                    while must_return:
+                        delivery = harness.receive_one(other)
+                        assert delivery.body in must_return | may_return, "acked, cleanly closed, came again (L1)"
+                        must_return.discard(delivery.body)
+                        may_return.discard(delivery.body)
+                        delivery.ack()
+                    if may_return:
+                        # When they come, if they come, is open: what follows could not be told from them.
+                        return
+                    harness.nothing_else(load.queue, direct, other)
+
     @staticmethod
     @contextlib.contextmanager
     def connected(load: Run) -> Generator[unimq.Broker]:

@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-from unimq import LeaseLost, NotFound, Queue, UnimqError
+from unimq import ConnectionLost, LeaseLost, NotFound, Queue, UnimqError
 from unimq.adapter import NO_HEADERS, Delivery, DeliverySink, Message
 from unimq_sqlite._database import find
 from unimq_sqlite._owner import FOREVER, Job, Owner, Report, log
@@ -67,6 +67,8 @@ class SQLiteReceiver:
         self.beat_at = 0.0
         self.held: dict[int, Delivery] = {}
         self.errors: deque[UnimqError] = deque(maxlen=_KEPT_ERRORS)
+        self.under_way: deque[str] = deque()
+        """One entry for each call that settles, until its job is done: the appends and pops of a deque need no lock."""
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         self._settle(_ACK, deliveries)
@@ -80,7 +82,11 @@ class SQLiteReceiver:
             self._settle(_EXTEND, (delivery,), duration)
 
     def _settle(self, statement: str, deliveries: Sequence[Delivery], after: float | None = None) -> None:
-        def apply(db: sqlite3.Connection, now: float) -> None:
+        def failed(error: UnimqError) -> None:
+            self.errors.append(error)
+            self.under_way.popleft()
+
+        def apply(db: sqlite3.Connection, now: float) -> Report:
             until = () if after is None else (now + after,)
             for delivery in deliveries:
                 position = cast("int", delivery.token)
@@ -89,8 +95,10 @@ class SQLiteReceiver:
                     del self.held[position]
                 if not is_held or not db.execute(statement, (position, self.number, delivery.attempt, *until)).rowcount:
                     self.errors.append(LeaseLost(f"message {delivery.id} is not held here any more"))
+            return self.under_way.popleft
 
-        self.owner.post(Job(apply, self.errors.append))
+        self.under_way.append(statement)
+        self.owner.post(Job(apply, failed))
 
     def barrier(self, done: Callable[[Sequence[UnimqError]], None]) -> None:
         def tell(*failure: UnimqError) -> None:
@@ -98,6 +106,13 @@ class SQLiteReceiver:
             self.errors.clear()
             done(errors)
 
+        if self.ended:
+            # The close came behind all settlements; what it could not wait for, nobody waits for.
+            late = ConnectionLost(
+                f"{self.owner.path} stays locked; {len(self.under_way)} calls that settle are not done"
+            )
+            tell(*(late,) if self.under_way else ())
+            return
         self.owner.post(Job(lambda db, now: tell, tell))
 
     def pause(self) -> None:
