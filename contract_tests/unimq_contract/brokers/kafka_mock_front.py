@@ -37,7 +37,7 @@ ANSWERED = {
 UNKNOWN_TOPIC, INVALID_REPLICATION_FACTOR, NON_EMPTY_GROUP, NO_SUCH_GROUP = 3, 38, 68, 69
 LARGEST = 104_857_600
 MAX_MESSAGE_BYTES = 1_048_588
-SESSION = 3.0
+SESSION = 6.0
 """Seconds without a word after which a member counts as gone; the mock has its own clock for it."""
 HEARTBEAT_MS = 100
 
