@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from unimq_kafka import _receiver
+from unimq_kafka._member import Member
 from unimq_kafka._options import KafkaOptions, consumer_settings
 from unimq_kafka._postponed import Done, Postponed
 from unimq_kafka._receiver import KafkaReceiver
@@ -266,6 +267,39 @@ def test_close_is_idempotent_and_answers_late_barriers(address: str, topic: str,
     receiver.ack(sink.came)
     errors = settle(receiver)
     assert len(errors) == 1
+    assert settle(receiver) == []
+
+
+def test_who_asks_is_answered_while_the_group_is_still_being_left(
+    address: str, topic: str, open_receiver: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving may take long; what is confirmed is certain before."""
+    close = Member[Delivery].close
+    leaving, may_leave = threading.Event(), threading.Event()
+
+    def close_late(self: Member[Delivery]) -> None:
+        leaving.set()
+        may_leave.wait(60)
+        close(self)
+
+    monkeypatch.setattr(Member, "close", close_late)
+    send(address, topic, numbered(10))
+    receiver, sink = open_receiver()
+    try:
+        sink.wait_for(10)
+        receiver.ack(sink.came[:9])
+        receiver.close(0)
+        assert leaving.wait(60)
+        assert settle(receiver) == []
+        receiver.forget_waiting({0: 100})
+        receiver.ack(sink.came[9:])
+        (error,) = settle(receiver)
+        assert isinstance(error, LeaseLost)
+        assert not receiver.is_over
+    finally:
+        may_leave.set()
+    receiver.close(60)
+    assert receiver.is_over
     assert settle(receiver) == []
 
 

@@ -95,6 +95,9 @@ class KafkaReceiver:
         self._is_paused = False  # any thread
         self._is_closing = False  # any thread
         self._close_by = 0.0  # set before `_is_closing`
+        self._is_settled = False
+        """No settlement can be confirmed any more, and who asks is answered at once, though leaving the group may take
+        a while yet. Set by the owner, which touches `_late`, `_barriers` and the mail under the lock from then on."""
         self.is_over = False  # set by the owner as its last act
         self._late_lock = threading.Lock()
         self._unsettled = 0
@@ -142,7 +145,7 @@ class KafkaReceiver:
     def barrier(self, done: Barrier) -> None:
         """See `unimq.adapter.Receiver.barrier`."""
         self._mail.post(partial(self._add_barrier, done))
-        if self.is_over:
+        if self._is_settled:
             self._answer_late_mail()
 
     def pause(self) -> None:
@@ -204,6 +207,8 @@ class KafkaReceiver:
             self._behind_moves.clear()
             if error is not None:
                 self._sink.failed(error)
+            self._is_settled = True
+            self._answer_late_mail()
             if self._postponed is not None:
                 self._postponed.close()
             self._member.close()
@@ -309,6 +314,9 @@ class KafkaReceiver:
         )
 
     def _forget_waiting(self, ends: Mapping[int, int]) -> None:
+        if self._is_settled:
+            return
+
         def is_purged(delivery: Delivery) -> bool:
             progress, offset = _token(delivery)
             return offset < ends.get(progress.partition, 0)
@@ -407,13 +415,14 @@ class KafkaReceiver:
 
     def _start_barrier(self, done: Barrier) -> None:
         # Only what is acked and not in a confirmed commit is waited for; the rest is certain already.
-        wanted = {p: p.acked for p in self._member.partitions.values() if p.acked > p.proven}
+        partitions = () if self._is_settled else self._member.partitions.values()
+        wanted = {p: p.acked for p in partitions if p.acked > p.proven}
         self._barriers.append((done, wanted))
         self._member.commit_soon()
-        self.committed()
+        self._answer_barriers()
 
-    def committed(self) -> None:
-        """Answer the barriers whose acks are in a confirmed commit, or are lost; see also `_member.Owner`."""
+    def _answer_barriers(self) -> None:
+        """Answer those whose acks are in a confirmed commit, or are lost."""
         waiting: list[tuple[Barrier, dict[Progress, int]]] = []
         for done, wanted in self._barriers:
             if all(progress.over or progress.proven >= acked for progress, acked in wanted.items()):
@@ -441,6 +450,11 @@ class KafkaReceiver:
 
     # `_member.Owner`, called in the owner thread.
 
+    def committed(self) -> None:
+        """See `_member.Owner.committed`."""
+        if not self._is_settled:
+            self._answer_barriers()
+
     def assigned(self) -> None:
         """See `_member.Owner.assigned`."""
         self._apply_stops()
@@ -457,6 +471,8 @@ class KafkaReceiver:
                 return False
             return any(progress.held for progress in leaving) or any(token[0] in leaving for token in self._moving)
 
+        if self._is_settled:
+            return
         self._read_mail()
         self._wait_while(is_in_work, time.monotonic() + _DRAIN)
 
@@ -472,6 +488,9 @@ class KafkaReceiver:
 
     def dropped(self, gone: Sequence[Progress]) -> None:
         """See `_member.Owner.dropped`: what is held of them is lost, what waits here is forgotten (A6)."""
+        if self._is_settled:
+            # All were dropped before.
+            return
         lost: list[Delivery] = []
         for progress in gone:
             self._late += progress.acked - progress.proven
@@ -482,7 +501,7 @@ class KafkaReceiver:
         self._drop_waiting(lambda delivery: _token(delivery)[0].over)
         if lost:
             self._sink.lost(lost)
-        self.committed()
+        self._answer_barriers()
 
     # The end.
 
