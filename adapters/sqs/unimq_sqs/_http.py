@@ -1,4 +1,4 @@
-"""The fast path: the four calls that carry messages, over urllib3, without the layers of botocore (``?http=fast``).
+"""The fast path: the four calls that carry messages, without the layers of botocore (``?http=fast``).
 
 What is rare stays botocore's: it finds endpoint, region and credentials, reads error answers, and makes the errors.
 What happens for each message is here: JSON, a signature, a request on a connection that stays open.
@@ -11,21 +11,20 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-import urllib3
 from botocore import exceptions as native
 from botocore.httpsession import DEFAULT_CA_BUNDLE, get_cert_path
 from botocore.parsers import ResponseParserError, create_parser
 from botocore.utils import get_environ_proxies
-from urllib3 import exceptions as http
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection
 
 from unimq import ConfigError
 from unimq_sqs._counting import RECEIVE, RequestCounts
+from unimq_sqs._exchange import Answer, Exchange
 from unimq_sqs._signing import Keys, Signer
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def ca_bundle(session: "botocore.session.Session") -> str:
 
 
 class FastCalls:
-    """See `unimq_sqs._calls.QueueCalls`. Owns a pool of connections; thread-safe, as urllib3's pool is."""
+    """See `unimq_sqs._calls.QueueCalls`. Thread-safe."""
 
     def __init__(
         self,
@@ -134,19 +133,21 @@ class FastCalls:
         self._credentials = credentials
         self._counts = counts
         self._parser = create_parser(client.meta.service_model.resolved_protocol)
-        self._short = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._long = urllib3.Timeout(connect=connect_timeout, read=poll_timeout)
-        options: dict[str, Any] = {"maxsize": connections, "socket_options": _kept_alive()}
-        self._pool: urllib3.HTTPConnectionPool
-        if parts.scheme == "https":
-            context = _trusting(authorities())
-            self._pool = urllib3.HTTPSConnectionPool(named, port, ssl_context=context, **options)
-        else:
-            self._pool = urllib3.HTTPConnectionPool(named, port, **options)
+        self._short = read_timeout
+        self._long = poll_timeout
+        self._exchange = Exchange(
+            named,
+            port,
+            _trusting(authorities()) if parts.scheme == "https" else None,
+            route.url,
+            connections=connections,
+            connect_timeout=connect_timeout,
+            socket_options=_kept_alive(),
+        )
 
     def close(self) -> None:
         """Close the connections that are not in use; a request that is under way closes its own."""
-        self._pool.close()
+        self._exchange.close()
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Any) -> Mapping[str, Any]:  # noqa: N803 - theirs
         """See `QueueCalls`."""
@@ -164,7 +165,7 @@ class FastCalls:
         """See `QueueCalls`."""
         return self._call("ChangeMessageVisibilityBatch", {"QueueUrl": QueueUrl, "Entries": Entries}, self._short)
 
-    def _call(self, operation: str, parameters: Mapping[str, Any], timeout: urllib3.Timeout) -> Mapping[str, Any]:
+    def _call(self, operation: str, parameters: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
         keys = self._credentials()
         if keys is None:
             raise native.NoCredentialsError
@@ -172,8 +173,8 @@ class FastCalls:
         headers = self._signer.headers(f"AmazonSQS.{operation}", body, keys)
         action = f"SQS.{operation}"
         self._counts.sent(action, len(body))
-        response = self._exchange(body, headers, timeout)
-        data = response.data
+        response = self._exchange.post(headers, body, timeout)
+        data = response.body
         if response.status >= 300:
             self._counts.answered(action, len(data))
             raise self._error(operation, response)
@@ -191,38 +192,11 @@ class FastCalls:
         self._counts.answered(action, len(data), is_empty=is_empty)
         return answer
 
-    def _exchange(self, body: bytes, headers: Mapping[str, str], timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
-        """Make one request; errors are those that botocore would raise."""
-        try:
-            return self._pool.urlopen(
-                "POST",
-                "/",
-                body=body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=timeout,
-                decode_content=False,
-            )
-        except http.SSLError as error:
-            raise native.SSLError(endpoint_url=self._url, error=error) from error
-        except http.NewConnectionError as error:
-            raise native.EndpointConnectionError(endpoint_url=self._url, error=error) from error
-        except http.ConnectTimeoutError as error:
-            raise native.ConnectTimeoutError(endpoint_url=self._url, error=error) from error
-        except http.ReadTimeoutError as error:
-            raise native.ReadTimeoutError(endpoint_url=self._url, error=error) from error
-        except http.ProtocolError as error:
-            raise native.ConnectionClosedError(endpoint_url=self._url, error=error) from error
-        except (http.HTTPError, HTTPException, OSError) as error:
-            raise native.HTTPClientError(error=error) from error
-
-    def _error(self, operation: str, response: urllib3.BaseHTTPResponse) -> Exception:
+    def _error(self, operation: str, response: Answer) -> Exception:
         """Return the error that botocore raises for an answer, read by its own parser."""
         shape: Any = self._client.meta.service_model.operation_model(operation).output_shape
         parsed: Any = self._parser.parse(
-            {"body": response.data, "headers": response.headers, "status_code": response.status}, shape
+            {"body": response.body, "headers": HTTPHeaderDict(response.headers), "status_code": response.status}, shape
         )
         told: Mapping[str, Any] = parsed.get("Error", {})
         # Classes are named by the codes of JSON; `Code` is the older one, where there are two.

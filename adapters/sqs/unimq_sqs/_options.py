@@ -42,7 +42,7 @@ class SQSOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     senders: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     """Requests that one producer has open at most."""
     http: Literal["botocore", "fast"] = "botocore"
-    """Who makes the requests that carry messages: botocore, or a short path over urllib3 with a third of its CPU."""
+    """Who makes the requests that carry messages: botocore, or a short path with a sixth of its CPU."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def matches(encoded: Encoded, result: Received) -> bool:
     """Tell whether SQS stored what was sent: botocore does not compare the checksums itself (S1)."""
     return result.get("MD5OfMessageBody") == _md5(encoded.body.encode()) and result.get(
         "MD5OfMessageAttributes"
-    ) == _md5(_digested(ATTRIBUTE.encode(), _ATTRIBUTE_TYPE.encode(), encoded.attribute.encode()))
+    ) == _attribute_md5(encoded.attribute)
 
 
 def arrived_whole(received: Received) -> bool:
@@ -159,9 +159,7 @@ def arrived_whole(received: Received) -> bool:
     if ours is None or len(attributes) > 1 or ours.get("DataType") != _ATTRIBUTE_TYPE:
         return True
     expected = received.get("MD5OfMessageAttributes")
-    return expected is None or expected == _md5(
-        _digested(ATTRIBUTE.encode(), _ATTRIBUTE_TYPE.encode(), ours.get("StringValue", "").encode())
-    )
+    return expected is None or expected == _attribute_md5(ours.get("StringValue", ""))
 
 
 def early_by(received: Received) -> float:
@@ -195,10 +193,21 @@ def sent_on(received: Received, delay: float) -> dict[str, Any]:
     }
 
 
+_length = struct.Struct(">I").pack
+
+
 def _digested(name: bytes, data_type: bytes, value: bytes) -> bytes:
     """Return the bytes over which SQS computes the checksum of one String attribute."""
-    length = struct.Struct(">I").pack
-    return b"".join((length(len(name)), name, length(len(data_type)), data_type, b"\1", length(len(value)), value))
+    return b"".join((_length(len(name)), name, _length(len(data_type)), data_type, b"\1", _length(len(value)), value))
+
+
+_DIGESTED_FIRST = _digested(ATTRIBUTE.encode(), _ATTRIBUTE_TYPE.encode(), b"").removesuffix(_length(0))
+"""What is the same for every value of our attribute."""
+
+
+def _attribute_md5(value: str) -> str:
+    data = value.encode()
+    return _md5(_DIGESTED_FIRST + _length(len(data)) + data)
 
 
 def _md5(data: bytes) -> str:
