@@ -14,12 +14,12 @@ WITHIN = 60.0
 
 @pytest.mark.soak
 @pytest.mark.parametrize("http", ["botocore", "fast"])
-@pytest.mark.parametrize("ordering", ["none", "key"])
+@pytest.mark.parametrize(("ordering", "flavour"), [("none", "ministack"), ("key", "elasticmq")])
 def test_work_of_three_visibility_timeouts_is_done_once(
-    http: str, ordering: str, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
+    http: str, ordering: str, flavour: str, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
 ) -> None:
     queue = unimq.Queue("slow", ordering="key" if ordering == "key" else "none")
-    with start_or_skip(sqs.start) as running:
+    with start_or_skip(lambda: sqs.start(flavour=sqs.flavour(flavour))) as running:
         url = f"{running.tap.url}&http={http}&wait=1&visibility={VISIBILITY}"
         with unimq.connect(url) as broker, unimq.connect(url) as other:
             with broker.producer(queue) as producer, broker.consumer(queue) as consumer:

@@ -36,7 +36,7 @@ def capabilities_of(emulator: str, *, has_sns: bool) -> Capabilities:
         nack_delay=native("whole seconds, rounded up; at most 12 hours after the receipt"),
         lease=native(
             "whole seconds, rounded up; at most 12 hours; begins when the message arrives in the buffer; what a dead"
-            " consumer held returns up to one long poll (5 s) later"
+            " consumer held returns up to one long poll later (5 s; 20 s after a minute without messages)"
         ),
         extend=native("whole seconds, rounded up; at most 12 hours after the receipt"),
         max_length=unsupported(*no_length),
