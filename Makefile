@@ -64,9 +64,13 @@ endif
 test: venv brokers lint ## Everything that .ci/run runs: linters, unit tests, the contract suite on every backend
 	$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS) $(CONTRACT)
 
-# The long proofs, which `make test` leaves out: faults on clusters and storms with hundreds of thousands of messages.
+# The long proofs, which `make test` leaves out: faults on clusters and storms with hundreds of thousands of messages;
+# the contract on the second emulator of SQS, and over the fast path on both.
 soak: venv brokers ## Faults under long loads, judged by their histories: minutes each, one at a time
 	$(BIN)/python -m pytest -n 0 -m soak -o log_cli=true -o log_cli_level=INFO --timeout 1800 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 0 contract_tests -p unimq_contract.plugin --unimq-backends sqs-elasticmq
+	for flavour in ministack elasticmq; do $(BIN)/unimq up sqs --flavour $$flavour -- \
+		$(SHELL) -c '$(BIN)/unimq verify "$$UNIMQ_URL&http=fast" -- -q' || exit 1; done
 
 mutants: venv brokers ## Run each test of the contract on the deliberately broken brokers that it must fail on
 	$(BIN)/python -m pytest -n 6 --tb=no -q -p unimq_contract.plugin -p unimq_contract.mutants --pyargs unimq_contract \
