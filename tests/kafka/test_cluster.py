@@ -1,10 +1,12 @@
 """Three brokers, of which any one may be lost: nothing confirmed is, neither messages nor acks (S1, A1, O1, L3)."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 from unimq_contract.brokers import RunningTap
 from unimq_contract.brokers.kafka_cluster import start_cluster
 from unimq_contract.history import Floors, Load
@@ -17,6 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 PROTOCOLS = ("classic", "consumer")
 OFFSETS = "__consumer_offsets"
+LOOK = 5.0
+"""Seconds of one question: one that went to a broker which died meanwhile is better asked again than waited for."""
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +45,46 @@ class Losing:
         self.watching.close()
 
     def leader(self) -> int:
-        """Return which node leads the first partition of the queue; -1 for none."""
-        found = self.admin.list_topics(topic=self.run.queue.name, timeout=PATIENCE)
-        return int(found.topics[self.run.queue.name].partitions[0].leader) - 1
+        """Return which node leads the first partition of the queue; -1 if none does, or nobody says."""
+        with contextlib.suppress(KafkaException, KeyError):
+            found = self.admin.list_topics(topic=self.run.queue.name, timeout=LOOK)
+            return max(-1, int(found.topics[self.run.queue.name].partitions[0].leader) - 1)
+        return -1
 
     def coordinator(self) -> int:
-        """Return which node coordinates the group of the queue."""
-        futures = self.admin.describe_consumer_groups([self.run.queue.name], request_timeout=PATIENCE)
-        return int(futures[self.run.queue.name].result().coordinator.id) - 1
+        """Return which node coordinates the group of the queue; -1 if nobody says."""
+        with contextlib.suppress(KafkaException):
+            futures = self.admin.describe_consumer_groups([self.run.queue.name], request_timeout=LOOK)
+            return max(-1, int(futures[self.run.queue.name].result().coordinator.id) - 1)
+        return -1
 
     def is_whole(self) -> bool:
         """Tell whether every partition that matters has all its copies in step."""
-        topics = self.admin.list_topics(timeout=PATIENCE).topics
-        return all(
-            len(partition.isrs) == len(self.cluster.tap.nodes)
-            for name in (self.run.queue.name, OFFSETS)
-            for partition in topics[name].partitions.values()
-        )
+        with contextlib.suppress(KafkaException, KeyError):
+            topics = self.admin.list_topics(timeout=LOOK).topics
+            return all(
+                len(partition.isrs) == len(self.cluster.tap.nodes)
+                for name in (self.run.queue.name, OFFSETS)
+                for partition in topics[name].partitions.values()
+            )
+        return False
+
+    def found(self, find: Callable[[], int]) -> int:
+        """Return the node that `find` names, as soon as it names one."""
+        nodes: list[int] = []
+
+        def is_named() -> bool:
+            nodes.append(find())
+            return nodes[-1] >= 0
+
+        awaited(is_named, "a node that is named")
+        return nodes[-1]
 
     def lose(self, find: Callable[[], int], what: str, flow: int) -> int:
         """Kill -9 the node that `find` names; return it when another one is in its place and the load flows again."""
         self.run.flows(flow)
         awaited(self.is_whole, "all copies in step")
-        node = find()
-        assert node >= 0
+        node = self.found(find)
         with self.run.history.fault(what):
             self.cluster.kill(node)
             awaited(lambda: find() not in {node, -1}, f"{what}: another node in place of {node}")
@@ -76,7 +96,7 @@ class Losing:
         self.run.flows(flow)
         awaited(self.is_whole, "all copies in step")
         with self.run.history.fault(what):
-            self.cluster.restart(find())
+            self.cluster.restart(self.found(find))
         self.run.flows(flow)
 
 
@@ -89,8 +109,8 @@ def test_the_leader_is_killed(cluster: RunningTap) -> None:
 
         lost: list[int] = []
         counts = losing.run.under_load(load, lose, floors=Floors(acks=1000, faults={"leader killed": 1}))
-        assert counts.sent >= 2000
-        assert losing.leader() not in lost
+        assert counts.sent + counts.maybe_sent >= 2000
+        assert losing.found(losing.leader) not in lost
         # Two of three go on; the third one is back for whoever comes next.
         cluster.restart(lost[0])
 
