@@ -100,6 +100,8 @@ class Capabilities:
 
     attempts_exact: bool
     """``attempt`` survives crashes of consumer and broker (A7)."""
+    ordered_attempts: str = ""
+    """Why ``attempt`` may begin again where ``ordering="key"``, although it is exact elsewhere; else empty (A7)."""
     shutdown_counts: bool
     """A close or a lost connection counts as a delivery (A9)."""
     idle_consumers: str = ""

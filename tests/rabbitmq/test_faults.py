@@ -4,10 +4,12 @@ Small loads here; `make soak` runs the same with 100 000 messages.
 """
 
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from uuid import uuid4
 
 import pytest
 from unimq_contract.brokers import RunningTap
@@ -15,7 +17,7 @@ from unimq_contract.brokers import rabbitmq as tap
 from unimq_contract.faults.broker import BrokerFaults
 from unimq_contract.faults.proxy import FaultProxy
 from unimq_contract.harness import Background
-from unimq_contract.history import Load
+from unimq_contract.history import Floors, Load, run
 from unimq_contract.history.events import Delivered, NotSent, Sending, Sent
 
 import unimq
@@ -24,6 +26,8 @@ from .judged import PATIENCE, WINDOW, JudgedRun, awaited
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("rabbitmq-faults")]
 
+YOUNG = 3.0
+"""Seconds in which a new quorum queue may not survive the death of its broker."""
 LIMIT = 65_536
 """Bytes of a message that this broker takes; unimq believes in its default of 16 MiB and lets larger ones through."""
 
@@ -296,6 +300,33 @@ def test_the_broker_restarts_during_a_drain(running: RunningTap, judged: JudgedR
 
     judged.under_load(
         size.load(close=0.02), restart, faults={"broker restarted": 1}, undoing=frozenset({"broker restarted"})
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_order_outlives_its_broker(running: RunningTap, size: Size) -> None:
+    """Consumers of an ordered queue close with messages in hand, and the broker is killed twice (O1, R1)."""
+    judged = JudgedRun([running.url], unimq.Queue(f"ordered-{uuid4().hex[:8]}", ordering="key"))
+    broker = BrokerFaults(running, judged.history)
+
+    def die() -> None:
+        for _ in range(2):
+            judged.flows(size.flow)
+            with broker.killed():
+                pass
+        judged.flows(size.flow)
+
+    load = size.load(close=0.005)
+    with judged.connect() as first:
+        judged.recording.declare(first, judged.queue)
+    # So long it takes until a new queue is written down, and no client can see when it is.
+    time.sleep(YOUNG)
+    run(load, judged.recording, judged.connect, judged.queue, meanwhile=die)
+    judged.judge(
+        faults={"broker killed": 2},
+        undoing=frozenset({"broker killed"}),
+        # One consumer at a time has work.
+        floors=Floors(acks=load.messages // 2, overlaps=0),
     )
 
 

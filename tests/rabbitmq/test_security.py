@@ -27,6 +27,12 @@ ACCOUNTS = {
     "none": Account(PASSWORD, configure="", write="", read=""),
     "reader": Account(PASSWORD, configure="", write=""),
     "outsider": Account(PASSWORD, enters=False),
+    # Whom the client's certificate names.
+    "client": Account(PASSWORD),
+}
+BY_CERTIFICATE = {
+    **{f"auth_mechanisms.{number}": name for number, name in enumerate(("PLAIN", "AMQPLAIN", "EXTERNAL"), 1)},
+    "ssl_cert_login_from": "common_name",
 }
 
 
@@ -48,8 +54,9 @@ def security(tmp_path_factory: pytest.TempPathFactory) -> Security:
 def running(
     security: Security, start_or_skip: Callable[[Callable[[], RunningTap]], RunningTap]
 ) -> Iterator[RunningTap]:
-    """A broker with these accounts."""
-    with start_or_skip(lambda: tap.start(security=security)) as broker:
+    """A broker with these accounts, which may log in by certificate."""
+    plugins = (*tap.PLUGINS, "rabbitmq_auth_mechanism_ssl")
+    with start_or_skip(lambda: tap.start(security=security, plugins=plugins, settings=BY_CERTIFICATE)) as broker:
         yield broker
 
 
@@ -137,6 +144,39 @@ def test_a_broker_that_asks_for_no_certificate(
         with unimq.connect(broker.tap.url, timeout=PATIENCE) as plain:
             plain.declare(queue)
         goes_through(url_of(security, cert_file=None), queue, caplog)
+        error = refused(by_certificate(security), caplog)
+        assert type(error) is unimq.AuthError
+        assert "rabbitmq_auth_mechanism_ssl" in str(error)
+
+
+def by_certificate(security: Security) -> str:
+    """Return a URL without user and password."""
+    return url_of(security, login="certificate").replace(f"all:{PASSWORD}@", "")
+
+
+def test_a_certificate_instead_of_a_password(
+    security: Security, running: RunningTap, queue: unimq.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SASL EXTERNAL: the broker knows the client as whom its certificate names."""
+    url = by_certificate(security)
+    goes_through(url, queue, caplog)
+    with unimq.connect(url, timeout=PATIENCE) as broker:
+        assert broker.stats(queue).ready == 0
+        users = running.tool("rabbitmqctl", "-q", "list_connections", "user").split()
+    assert "client" in users
+    assert "all" not in users
+
+
+def test_a_certificate_of_nobody(security: Security, running: RunningTap, caplog: pytest.LogCaptureFixture) -> None:
+    """It is trusted, and there is no such user."""
+    running.tool("rabbitmqctl", "delete_user", "client")
+    try:
+        error = refused(by_certificate(security), caplog)
+        assert type(error) is unimq.AuthError
+        assert not error.retryable
+    finally:
+        running.tool("rabbitmqctl", "add_user", "client", PASSWORD)
+        running.tool("rabbitmqctl", "set_permissions", "client", ".*", ".*", ".*")
 
 
 @pytest.mark.usefixtures("running")

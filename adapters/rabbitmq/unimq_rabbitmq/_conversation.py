@@ -156,6 +156,8 @@ class Conversation:
         if channel is not None:
             _unsurprising.channels.discard(channel)
         final = isinstance(error, exceptions.ChannelClosed | exceptions.NoFreeChannels)
+        # RabbitMQ 3.10 closes the connection for what newer ones close the channel.
+        final = final or _errors.is_unknown_exchange_type(error)
         self._answer(error if final else ConnectionLost(str(error)))
 
     def _answer(self, answer: Any) -> None:

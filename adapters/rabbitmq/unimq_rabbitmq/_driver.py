@@ -141,9 +141,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         topics=native("deleting a topic deletes the subscriptions this connection knows: AMQP cannot list the others"),
         start_earliest=unsupported("an exchange keeps no history", "declare the subscription before sending"),
         require_subscription=native("messages are mandatory"),
-        ordering_key=unsupported("before RabbitMQ 4 what returns to a queue comes behind the rest", "RabbitMQ 4")
-        if _is_before_4(version)
-        else emulated("one active consumer of a queue at a time, which hands out one message of a key at a time"),
+        ordering_key=emulated("one active consumer of a queue at a time, which hands out one of a key at a time"),
         delay=emulated("a queue per length of delay, up to an eighth longer; stats and purge do not see what waits"),
         ttl=emulated("checked at delivery"),
         nack_delay=emulated("a confirmed copy in a queue of delays, up to an eighth longer"),
@@ -157,6 +155,7 @@ def _capabilities(version: str, limits: _wire.Limits) -> Capabilities:
         purge=native("what consumers hold stays"),
         pause=native(),
         attempts_exact=True,
+        ordered_attempts="a nacked message waits in its consumer, whose end undoes what was counted meanwhile",
         # A consumer that closes gives back by `basic.nack`, which newer ones do not count; a lost connection counts.
         shutdown_counts=_is_before(version, 4, 3),
         acks_at_risk="a crash of the broker undoes acks of its last 20 ms",

@@ -27,6 +27,8 @@ _POLICIES = {
     "type": "exchange type",
 }
 _LARGEST = re.compile(r"message size \d+ (?:is )?larger than (?:configured )?max size (\d+)")
+_EXTERNAL = "EXTERNAL"
+"""All that pika says where the broker does not offer this way to log in."""
 NOT_FOUND = 404
 _FORBIDDEN = 403
 _CONFLICTS = {405, 406}
@@ -46,7 +48,11 @@ def from_connection(error: BaseException, where: str) -> UnimqError:
         exceptions.AuthenticationError | exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError,
     ):
         # pika only guesses from the moment of the loss; a refusal is one only if the broker said so.
-        reply = _REPLY.search(str(cause.args[0]) if cause.args else "")
+        said = str(cause.args[0]) if cause.args else ""
+        if said == _EXTERNAL:
+            text = f"{where} takes no login by certificate: its plugin rabbitmq_auth_mechanism_ssl is not in force"
+            return _with_cause(AuthError(text), error)
+        reply = _REPLY.search(said)
         if reply is not None:
             text = f"{where} refused the login: {reply[2].strip(chr(39))}"
             missing_vhost = int(reply[1]) == _REFUSED_VHOST and "not found" in reply[2]
@@ -62,7 +68,7 @@ def from_channel(error: BaseException, what: str) -> UnimqError:
         return error
     if isinstance(error, exceptions.ShortStringTooLong):
         return _with_cause(ConfigError(f"{what}: a name has more than 255 bytes"), error)
-    if "unknown exchange type 'x-consistent-hash'" in str(error):
+    if is_unknown_exchange_type(error):
         return _with_cause(
             Unsupported(
                 f"key_lanes for {what}",
@@ -85,6 +91,11 @@ def from_channel(error: BaseException, what: str) -> UnimqError:
             text = f"{name} is {found['found']} there, {found['wanted']} here ({text})"
         return _with_cause(DeclarationConflict(f"{what} exists with other properties: {text}"), error)
     return _with_cause(ConnectionLost(f"{what}: the broker closed the channel: {code} {text}"), error)
+
+
+def is_unknown_exchange_type(error: BaseException) -> bool:
+    """Tell whether the broker lacks the plugin with the exchange that hashes keys."""
+    return "unknown exchange type 'x-consistent-hash'" in str(error)
 
 
 def largest_body(error: BaseException) -> int | None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import pika
+from pika.credentials import ExternalCredentials
 
 from unimq import ConfigError
 from unimq.adapter import BrokerURL
@@ -30,6 +31,9 @@ class RabbitMQOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """PEM file of the client's certificate (``amqps`` only)."""
     key_file: str = ""
     """PEM file of its key, if it is not in ``cert_file`` (``amqps`` only)."""
+    login: Literal["password", "certificate"] = "password"
+    """Who logs in: the user of the URL, or whom the client's certificate names (SASL EXTERNAL; ``amqps`` with
+    ``cert_file`` only). The broker needs its plugin ``rabbitmq_auth_mechanism_ssl`` for that."""
     key_lanes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Queues of the broker over which what is declared with ``ordering="key"`` is spread by key, so that as many
     consumers work at once. More than one need the plugin ``rabbitmq_consistent_hash_exchange``."""
@@ -48,9 +52,7 @@ class Endpoint:
         self.hosts = [(host, port or (_TLS_PORT if tls else _PORT)) for host, port in url.hosts]
         # "amqp://host", "amqp://host/" and "amqp://host/%2F" all mean the default virtual host, as in most clients.
         self.vhost = url.path or "/"
-        self._credentials = pika.PlainCredentials(
-            url.user or "guest", "guest" if url.password is None and url.user is None else url.password or ""
-        )
+        self._credentials = _credentials(url, options, tls=tls)
         self._options = options
         self._tls = _tls_context(options) if tls else None
         if not tls and (options.ca_file or options.cert_file or options.key_file):
@@ -75,6 +77,18 @@ class Endpoint:
             stack_timeout=min(timeout, _STACK_TIMEOUT),
             client_properties={"connection_name": f"{self._options.connection_name} ({purpose})"},
         )
+
+
+def _credentials(url: BrokerURL, options: RabbitMQOptions, *, tls: bool) -> pika.PlainCredentials | ExternalCredentials:
+    if options.login == "certificate":
+        if not tls or not options.cert_file:
+            raise ConfigError(f"{url}: login=certificate needs amqps:// and cert_file")
+        if url.user is not None or url.password is not None:
+            raise ConfigError(f"{url}: with login=certificate the certificate names the user, leave it out of the URL")
+        return ExternalCredentials()
+    return pika.PlainCredentials(
+        url.user or "guest", "guest" if url.password is None and url.user is None else url.password or ""
+    )
 
 
 def _tls_context(options: RabbitMQOptions) -> ssl.SSLContext:

@@ -65,7 +65,7 @@ class Rules:
             ordering=queue.ordering,
             max_deliveries=queue.max_deliveries,
             attempts="restarting"
-            if not capabilities.attempts_exact
+            if not capabilities.attempts_exact or (queue.ordering == "key" and capabilities.ordered_attempts)
             else "skipping"
             if capabilities.shutdown_counts or queue.lease is not None
             else "exact",

@@ -109,6 +109,35 @@ class OrderingContract(Contract):
                     delivery.ack()
                 assert seen == [b"0:0001", b"0:0002", b"0:0003"]
 
+    @needs("ordering_key")
+    @guarantee("A7", "O1", "A5", kills=("attempt-stuck",))
+    def test_the_attempts_of_a_head_outlive_its_consumer(
+        self, broker: unimq.Broker, destinations: Destinations, harness: Harness
+    ) -> None:
+        """Whether they wait in the consumer or in the queue; unless the backend declares that they do not."""
+        capabilities = harness.capabilities
+        queue = destinations.queue(ordering="key")
+        with broker.producer(queue) as producer:
+            producer.send_many(keyed(keys=1, each=2))
+        with broker.consumer(queue) as consumer:
+            for attempt in (1, 2, 3):
+                head = harness.receive_one(consumer)
+                assert (head.body, head.attempt) == (b"0:0000", attempt)
+                if attempt < 3:
+                    head.nack()
+        with broker.consumer(queue) as consumer:
+            head = harness.receive_one(consumer)
+            assert head.body == b"0:0000"
+            if capabilities.attempts_exact and not capabilities.ordered_attempts:
+                assert head.attempt == (4 if capabilities.shutdown_counts else 3)
+            else:
+                assert head.attempt >= 1
+            head.ack()
+            last = harness.receive_one(consumer)
+            assert last.body == b"0:0001"
+            last.ack()
+            harness.nothing_else(queue, broker, consumer)
+
     @needs("ordering_key", "nack_delay")
     @guarantee("O1", "A3", kills=("nacked-head-behind",))
     def test_a_head_that_waits_for_its_delay_blocks_its_own_key_only(
