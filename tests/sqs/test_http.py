@@ -537,6 +537,17 @@ def test_certificates_are_checked(tls_server: Server, certificate: Path, monkeyp
         fast_calls(botocore_client("http://127.0.0.1:1"), here)
 
 
+def test_connections_are_kept_over_tls(tls_server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TLS sends by itself after the handshake is no end of the connection."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate / "certificate.pem"))
+    url = f"https://127.0.0.1:{tls_server.port}"
+    fast = fast_calls(botocore_client(url), url)
+    for _ in range(5):
+        assert fast.receive_message(**CALLS["receive_message"]) == {}
+    fast.close()
+    assert tls_server.connections == 1
+
+
 def test_a_connection_by_url_uses_the_fast_path(
     tls_server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
