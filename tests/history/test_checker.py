@@ -799,6 +799,13 @@ def test_the_report_tells_the_story_and_names_the_guarantee() -> None:
     assert "innocent" not in report
 
 
+def test_a_story_of_two_messages_tells_of_both() -> None:
+    report = sent("a", "b", key="k").get("a").get("b").ack("a", "b").judge(BY_KEY).report()
+    assert "key not one at a time" in report
+    assert "delivered  message='a'" in report
+    assert "delivered  message='b'" in report
+
+
 def test_the_report_stays_short() -> None:
     story = sent(*(f"m{number}" for number in range(1000)))
     verdict = story.judge()

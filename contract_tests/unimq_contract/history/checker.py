@@ -625,14 +625,15 @@ class _Judge:
             last = other.last
             if last is None:
                 continue
-            behind = f"message {last.event.message!r} of key {key!r}"
+            before = last.event.message
+            text = f"message {name!r} came to {group.name!r} while message {before!r} of key {key!r}"
             if other.order < place.order:
                 state = "waits after a nack" if last.how == "nack" else "is not settled"
-                self._find(Kind.KEY_OVERLAP, f"message {name!r} came to {group.name!r} while {behind} {state}", name)
+                self._find(Kind.KEY_OVERLAP, f"{text} {state}", name, other=before)
                 # Told once; what follows is judged against the later one.
                 del opened[other]
             elif last.how is None and not self._excuse_if_held(last):
-                self._find(Kind.KEY_OVERLAP, f"message {name!r} came to {group.name!r} while {behind} is held", name)
+                self._find(Kind.KEY_OVERLAP, f"{text} is held", name, other=before)
                 del opened[other]
         opened[place] = None
 
@@ -834,7 +835,7 @@ class _Judge:
             if message.outcome is OK:
                 later = holder.sending.message
                 text = f"message {event.message!r} came to {event.group!r} after {later!r}, which was sent later"
-                self._find(Kind.REORDERED, text, event.message, event.at)
+                self._find(Kind.REORDERED, text, event.message, event.at, other=later)
         for message in self.messages.values():
             if message.surfaced and message.outcome is REJECTED:
                 name = message.sending.message
@@ -906,10 +907,10 @@ class _Judge:
 
     # Findings.
 
-    def _find(self, kind: Kind, text: str, message: str = "", at: int = -1) -> None:
+    def _find(self, kind: Kind, text: str, message: str = "", at: int = -1, *, other: str = "") -> None:
         self.found[kind] += 1
         if self.found[kind] <= QUOTED_FINDINGS:
-            self.findings.append(Finding(kind, text, self.now if at < 0 else at, message))
+            self.findings.append(Finding(kind, text, self.now if at < 0 else at, message, other))
 
 
 _NO_FAULT = {"nack", "close", "end of lease", "redrive"}

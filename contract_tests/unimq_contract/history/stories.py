@@ -1,4 +1,4 @@
-"""The events that show a finding: those of its message, of the consumers that had it, and the faults around it."""
+"""The events that show a finding: those of its messages, of the consumers that had it, and the faults around it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,9 @@ from unimq_contract.history.verdict import QUOTED_EVENTS, Finding
 
 def with_stories(findings: list[Finding], events: Sequence[Event]) -> list[Finding]:
     """Return the findings with their stories, from one more pass over the events if there are findings at all."""
-    stories: dict[str, list[Event]] = {finding.message: [] for finding in findings if finding.message}
+    stories: dict[str, list[Event]] = {
+        name: [] for finding in findings for name in (finding.message, finding.other) if name
+    }
     if not stories:
         return findings
     numbers: dict[str, dict[int, str]] = {}
@@ -47,9 +49,17 @@ def with_stories(findings: list[Finding], events: Sequence[Event]) -> list[Findi
                 numbers.setdefault(event.consumer, {})[event.number] = event.message
             stories[event.message].append(event)
     return [
-        replace(finding, story=_around(stories[finding.message], finding.at)) if finding.message else finding
+        replace(finding, story=_around(_told(stories, finding), finding.at)) if finding.message else finding
         for finding in findings
     ]
+
+
+def _told(stories: dict[str, list[Event]], finding: Finding) -> list[Event]:
+    if not finding.other:
+        return stories[finding.message]
+    both = [*stories[finding.message], *stories[finding.other]]
+    # What concerns both is there twice.
+    return sorted({id(event): event for event in both}.values(), key=lambda event: event.at)
 
 
 def _around(story: list[Event], at: int) -> tuple[Event, ...]:

@@ -48,6 +48,8 @@ class Finding:
     text: str
     at: int
     message: str = ""
+    other: str = ""
+    """A second message that it is about."""
     story: tuple[Event, ...] = ()
     """The events that show it, shortened if there are many."""
 
