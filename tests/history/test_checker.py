@@ -613,6 +613,19 @@ LEGAL: dict[str, tuple[str, Tale, Rules]] = {
         sent("m").tell(ev.Opened, "q", "c").close().get("m", "d", 2).get("m", "c", 1).ack("m", consumer="d"),
         RULES,
     ),
+    "an attempt was used up by one that was about to close": (
+        "nack",
+        sent("m")
+        .tell(ev.Opened, "q", "c")
+        .tell(ev.Opened, "q", "d")
+        .tell(ev.Closing, "q", "d")
+        .get("m")
+        .nack("m")
+        .tell(ev.Closed, "q", "d")
+        .get("m", attempt=3)
+        .ack("m"),
+        RULES,
+    ),
     "second ack refused": ("", sent("m").get("m").settle("m").refused("m", why="again").confirm("m"), RULES),
     "in order": ("", sent("a", "b", key="k").get("a").ack("a").get("b").ack("b"), BY_KEY),
     "later one first without a promise": ("", sent("a", "b", key="k").get("b").get("a").ack("b", "a"), RULES),

@@ -257,6 +257,8 @@ class _Judge:
 
     def _closed(self, event: Closed) -> None:
         consumer = self._consumer(event.consumer, event.group)
+        # What it was pushed while it was closing, and gave back unseen, may have used up a number, too.
+        consumer.group.endings += 1
         for delivery in list(consumer.pending.values()):
             if event.clean and not self._fault_since(delivery):
                 self._confirm(delivery)
