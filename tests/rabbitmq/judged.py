@@ -73,6 +73,7 @@ class JudgedRun:
         *,
         faults: Mapping[str, int],
         undoing: frozenset[str] = frozenset(),
+        shadow: float = Rules().shadow,
         elsewhere: Callable[[], Sequence[Event]] = tuple,
     ) -> Counts:
         """Run the load with `fault` in its middle and judge it; the figures go to the log.
@@ -82,6 +83,7 @@ class JudgedRun:
             fault: what happens in the middle, and is over when it returns.
             faults: how often each fault must have happened at least.
             undoing: which of them may undo confirmed acks (``Capabilities.acks_at_risk``).
+            shadow: for how long after a fault its consequences may come.
             elsewhere: gives what other processes recorded.
 
         """
@@ -95,6 +97,7 @@ class JudgedRun:
             undoing=undoing,
             floors=Floors(acks=load.messages // 2),
             most_excused=at_risk * max(1, sum(faults.values())),
+            shadow=shadow,
             elsewhere=elsewhere,
         )
         log.info("%.1f s", time.monotonic() - began)
@@ -107,6 +110,7 @@ class JudgedRun:
         undoing: frozenset[str] = frozenset(),
         floors: Floors = NO_FLOORS,
         most_excused: int | None = None,
+        shadow: float = Rules().shadow,
         elsewhere: Callable[[], Sequence[Event]] = tuple,
     ) -> Counts:
         """Judge what was recorded; see `under_load`."""
@@ -117,6 +121,7 @@ class JudgedRun:
             acks_undone_by=undoing,
             resumes_within=PATIENCE if faults else None,
             most_excused=most_excused,
+            shadow=shadow,
         )
         events = [*self.history.events, *elsewhere()]
         verdict = judge(events, rules)

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 YOUNG = 3.0
 """Seconds in which a new quorum queue may not survive the death of its broker."""
+STILL = 10.0
+"""Seconds for which a broker or a network stands still."""
 LIMIT = 65_536
 """Bytes of a message that this broker takes; unimq believes in its default of 16 MiB and lets larger ones through."""
 
@@ -328,6 +330,37 @@ def test_an_order_outlives_its_broker(running: RunningTap, size: Size) -> None:
         # One consumer at a time has work.
         floors=Floors(acks=load.messages // 2, overlaps=0),
     )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_the_faults_of_the_suite_at_length(running: RunningTap) -> None:
+    """kill -9 and SIGSTOP of the broker, resets and a black hole, one after the other under one load."""
+    host, _, port = running.tap.nodes[0].partition(":")
+    with FaultProxy((host, int(port))) as proxy:
+        judged = JudgedRun([f"amqp://guest:guest@127.0.0.1:{proxy.port}/"])
+        broker = BrokerFaults(running, judged.history)
+
+        def storm() -> None:
+            judged.flows(LONG.flow)
+            with broker.killed():
+                pass
+            judged.flows(LONG.flow)
+            with broker.frozen():
+                time.sleep(STILL)
+            judged.flows(LONG.flow)
+            with judged.history.fault("cut"):
+                for _ in range(3):
+                    proxy.cut()
+                    judged.flows(LONG.flow // 10)
+            judged.flows(LONG.flow)
+            with judged.history.fault("black hole"), proxy.healing():
+                proxy.stall()
+                time.sleep(STILL)
+            judged.flows(LONG.flow)
+
+        faults = dict.fromkeys(("broker killed", "broker frozen", "cut", "black hole"), 1)
+        judged.under_load(LONG.load(), storm, faults=faults, undoing=frozenset({"broker killed"}), shadow=STILL)
 
 
 @pytest.mark.soak
