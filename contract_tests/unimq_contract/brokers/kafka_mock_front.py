@@ -200,6 +200,14 @@ class Front:
         limit = time.monotonic() - SESSION
         return [member for member, heard in self._groups.get(group, {}).items() if heard >= limit]
 
+    def _everything(self) -> bytes:
+        """Return an assignment of all there is: who has what is the mock's secret, and nobody is to wait for it."""
+        topics = [
+            string(name) + _array([struct.pack(">i", number) for number in range(count)])
+            for name, count in self._partitions.items()
+        ]
+        return struct.pack(">h", 0) + _array(topics) + struct.pack(">i", -1)
+
     def _describe_groups(self, body: Reader, version: int) -> bytes:
         def described(group: str) -> bytes:
             members = self._members(group)
@@ -208,7 +216,8 @@ class Front:
             entry += struct.pack(">i", len(members))
             for member in members:
                 instance = string(None) if version >= 4 else b""
-                entry += string(member) + instance + string("unimq") + string(HOST) + struct.pack(">ii", 0, 0)
+                entry += string(member) + instance + string("unimq") + string(HOST) + struct.pack(">i", 0)
+                entry += _framed(self._everything())
             return entry + (struct.pack(">i", -(2**31)) if version >= 3 else b"")
 
         groups = [described(body.string() or "") for _ in body.array()]
