@@ -30,6 +30,8 @@ _RETRY = 0.05
 """Seconds between looks at something that the brokers are about to know."""
 _CONNECT_STEP = 0.25
 """Seconds after which a connection that is not there yet is checked for refused credentials."""
+_LONGEST_QUESTION = 5.0
+"""Seconds that a question may take for which nobody waits."""
 _SOME_TOPIC = "__consumer_offsets"
 """A topic to ask for, so that the answer does not list all of them."""
 
@@ -326,6 +328,29 @@ class Administration:
         future = self._client.describe_consumer_groups([group], request_timeout=timeout)[group]
         answer = self._result(future, timeout, f"asking for group {group!r}", allowed=KafkaError.GROUP_ID_NOT_FOUND)
         return len(answer.members) if answer else 0
+
+    def ask_owned(self, group: str, topic: str, member: str) -> "Future[set[int]]":
+        """Ask which partitions of a topic the coordinator has given to a member; without waiting, unlike all else here.
+
+        The future ends with the client's error if the coordinator does not say.
+        """
+        owned: Future[set[int]] = Future()
+
+        def answered(answer: Any) -> None:
+            failure = answer.exception()
+            if failure is not None:
+                owned.set_exception(failure)
+                return
+            given = [each.assignment for each in answer.result().members if each.member_id == member]
+            owned.set_result({p.partition for each in given for p in each.topic_partitions if p.topic == topic})
+
+        try:
+            futures = self._client.describe_consumer_groups([group], request_timeout=_LONGEST_QUESTION)
+        except KafkaException as failed:
+            owned.set_exception(failed)
+        else:
+            futures[group].add_done_callback(answered)
+        return owned
 
     def groups_with_prefix(self, prefix: str, timeout: float) -> list[str]:
         """Return the names of the groups that begin so."""

@@ -316,6 +316,7 @@ class KafkaDriver:
                 is_ordered=queue_of(source).ordering == "key",
                 find_topic_id=lambda: self._admin.topic_id(topic, _LOOK),
                 is_topic_missing=lambda: self._admin.is_missing(topic, _LOOK),
+                ask_owned=self._admin.ask_owned,
                 share=share,
                 postponed=self._postponed(source),
             )
@@ -345,6 +346,7 @@ class KafkaDriver:
             partitions=partitions,
             find_topic_id=lambda: self._admin.topic_id(delays, _LOOK),
             is_topic_missing=lambda: self._admin.is_missing(delays, _LOOK),
+            ask_owned=self._admin.ask_owned,
         )
 
     def close(self, timeout: float) -> None:

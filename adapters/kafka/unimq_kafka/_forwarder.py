@@ -22,7 +22,7 @@ from confluent_kafka import Message as Record
 from unimq import ConnectionLost, NotFound, UnimqError
 from unimq.adapter import Mailbox, Message, Outgoing
 from unimq_kafka._errors import describe, is_final, native_of, request_error
-from unimq_kafka._member import Member
+from unimq_kafka._member import AskOwned, Member
 from unimq_kafka._options import Settings
 from unimq_kafka._producer import Job, SharedProducer
 from unimq_kafka._progress import SPAN_LIMIT, PartitionProgress
@@ -104,6 +104,7 @@ class Forwarder:
         partitions: int,
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
+        ask_owned: AskOwned | None = None,
     ) -> None:
         self._topic = topic
         self._delay_topic = delay_topic(topic)
@@ -130,7 +131,12 @@ class Forwarder:
         self._finished: tuple[str, dict[int, int]] = "", {}  # replaced by the thread as a whole
         self._numbers = itertools.count()
         self._member: Member[Waiting] = Member(
-            settings, self._delay_topic, self, find_topic_id=find_topic_id, is_topic_missing=is_topic_missing
+            settings,
+            self._delay_topic,
+            self,
+            find_topic_id=find_topic_id,
+            is_topic_missing=is_topic_missing,
+            ask_owned=ask_owned,
         )
         producer.attach(self)
         self._thread = threading.Thread(target=self._run, name=f"unimq-kafka-delays-{topic}", daemon=True)

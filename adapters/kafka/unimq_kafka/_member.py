@@ -7,6 +7,7 @@ last two are read back. Everything here belongs to the one thread that owns the 
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -32,6 +33,14 @@ _LOOK_INTERVAL = 5.0
 """Seconds between looks whether a topic is still the same one."""
 _READ_COMMITTED = 30.0
 """Seconds to try to read what was done in a new partition."""
+_MOST_DOUBT = 5.0
+"""Seconds that a new partition waits at most for the coordinator's word that it is ours."""
+
+_ASK_AGAIN = 0.1
+"""Seconds between questions whose a new partition is."""
+
+AskOwned = Callable[[str, str, str], Future[set[int]]]
+"""Asks the coordinator of a group (first) which partitions of a topic it has given to a member (last)."""
 
 
 class Owner(Protocol[H]):
@@ -69,11 +78,24 @@ class Member(Generic[H]):
         *,
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
+        ask_owned: AskOwned | None = None,
     ) -> None:
         self.topic = topic
         self.partitions: dict[int, PartitionProgress[H]] = {}
         self.stopped: set[int] = set()
+        """Partitions that the owner does not want to be fetched."""
+        self._paused: set[int] = set()
         """Partitions that the client is told not to fetch."""
+        self._doubtful: dict[int, float] = {}
+        """New partitions that may not be ours, and until when they are not fetched for that.
+
+        Who joins is given what there is. If others join before it has said that it took that, the coordinator takes
+        that for a no and gives the partitions to them at once, while here they are still being taken: both would have
+        them until the next answer of the coordinator (seen with Apache Kafka 4.3.1 and librdkafka 2.16.0, for up to
+        two seconds on a busy machine). So the coordinator is asked before anything is fetched.
+        """
+        self._answer: Future[set[int]] | None = None
+        self._next_question = 0.0
         self.end: UnimqError | None = None
         """Why this membership is over, once it is."""
         self.commits_under_way = 0
@@ -82,6 +104,9 @@ class Member(Generic[H]):
         self._is_topic_missing = is_topic_missing
         self._is_topic_in_doubt = False
         self._is_classic = settings["group.protocol"] == "classic"
+        self._group = str(settings["group.id"])
+        # The classic protocol has a barrier, at which all members say what they have.
+        self._ask_owned = None if self._is_classic else ask_owned
         self._next_commit = 0.0
         self._next_look = 0.0
         self.consumer = Consumer({**settings, "error_cb": self._on_error, "on_commit": self._on_commit})
@@ -160,17 +185,23 @@ class Member(Generic[H]):
 
     def stop_fetching(self, wanted: set[int]) -> None:
         """Have the client fetch all partitions but these. Stopping drops what it has prefetched."""
-        stop, go = wanted - self.stopped, (self.stopped & self.partitions.keys()) - wanted
+        self.stopped = wanted
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        wanted = self.stopped | self._doubtful.keys()
+        stop, go = wanted - self._paused, (self._paused & self.partitions.keys()) - wanted
         if stop:
             self.consumer.pause([TopicPartition(self.topic, partition) for partition in stop])
         if go:
             self.consumer.resume([TopicPartition(self.topic, partition) for partition in go])
-        self.stopped = wanted
+        self._paused = wanted
 
     def forget_prefetched(self) -> None:
         """Have the client drop what it has prefetched; all partitions are stopped after this."""
         self.consumer.pause([TopicPartition(self.topic, partition) for partition in self.partitions])
         self.stopped = set(self.partitions)
+        self._paused = set(self.partitions)
 
     # Commits.
 
@@ -272,7 +303,14 @@ class Member(Generic[H]):
             start.append(TopicPartition(self.topic, new.partition, offset))
         # All at once: a fetch that is under way for some of them keeps the others waiting.
         consumer.incremental_assign(start)
-        self.stopped -= self.partitions.keys() & {new.partition for new in assigned}
+        fresh = {new.partition for new in assigned}
+        self.stopped -= fresh
+        self._paused -= fresh
+        if self._ask_owned is not None:
+            self._doubtful |= dict.fromkeys(fresh, time.monotonic() + _MOST_DOUBT)
+            # What was asked before is about what there was before.
+            self._answer, self._next_question = None, 0.0
+            self._pause_or_resume()
         self._owner.assigned()
 
     def _read_committed(self, assigned: list[TopicPartition]) -> list[TopicPartition]:
@@ -319,6 +357,8 @@ class Member(Generic[H]):
             progress.over = True
             del self.partitions[progress.partition]
             self.stopped.discard(progress.partition)
+            self._paused.discard(progress.partition)
+            self._doubtful.pop(progress.partition, None)
         self._owner.dropped(gone)
 
     # The end.
@@ -332,8 +372,36 @@ class Member(Generic[H]):
         if error.fatal() or is_final(error):
             self.end = request_error(error, f"the consumer of {self.topic!r} ended")
 
+    def _look_whose_they_are(self, ask: AskOwned) -> None:
+        """Fetch what the coordinator says is ours; without its word not at once."""
+        now = time.monotonic()
+        ours: set[int] = {partition for partition, until in self._doubtful.items() if now >= until}
+        if self._answer is None:
+            member = self.consumer.memberid()
+            if now >= self._next_question and member:
+                self._next_question = now + _ASK_AGAIN
+                self._answer = ask(self._group, self.topic, member)
+        elif self._answer.done():
+            answer, self._answer = self._answer, None
+            failure = answer.exception()
+            if failure is None:
+                ours |= answer.result()
+            else:
+                # Who may not ask, or asks one who cannot say, is left with what the client says.
+                log.debug("asking whose the partitions of %r are: %s", self.topic, failure)
+                ours |= self._doubtful.keys()
+        if ours & self._doubtful.keys():
+            self._doubtful = {p: until for p, until in self._doubtful.items() if p not in ours}
+            self._pause_or_resume()
+
     def look_if_in_doubt(self) -> None:
-        """End if something hinted that the topic was deleted, and it was; begin again if it is another one by now."""
+        """Look at what is not certain.
+
+        End if something hinted that the topic was deleted, and it was; begin again if it is another one by now. Fetch
+        new partitions once it is known that they are ours.
+        """
+        if self._doubtful and self._ask_owned is not None:
+            self._look_whose_they_are(self._ask_owned)
         if self._is_topic_in_doubt:
             self._look_for_topic()
             self._next_look = 0.0
@@ -351,7 +419,7 @@ class Member(Generic[H]):
         if not gone:
             return
         log.warning("the topic %r was deleted and made again; it is read from its beginning", self.topic)
-        stopped = [TopicPartition(self.topic, p.partition) for p in gone if p.partition in self.stopped]
+        stopped = [TopicPartition(self.topic, p.partition) for p in gone if p.partition in self._paused]
         self.drop(gone)
         try:
             for old in gone:

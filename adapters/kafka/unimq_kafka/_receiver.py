@@ -19,7 +19,7 @@ from confluent_kafka import Message as Record
 from unimq import ConnectionLost, LeaseLost, UnimqError
 from unimq.adapter import Delivery, DeliverySink, Lanes, Mailbox
 from unimq_kafka._delays import Share
-from unimq_kafka._member import Member
+from unimq_kafka._member import AskOwned, Member
 from unimq_kafka._options import Settings
 from unimq_kafka._postponed import SHORTEST as LONG_NACK
 from unimq_kafka._postponed import Postponed
@@ -65,6 +65,7 @@ class KafkaReceiver:
         is_ordered: bool,
         find_topic_id: Callable[[], str],
         is_topic_missing: Callable[[], bool],
+        ask_owned: AskOwned | None = None,
         share: Share | None = None,
         postponed: Postponed | None = None,
     ) -> None:
@@ -114,7 +115,12 @@ class KafkaReceiver:
         self._late = 0
         """Settlements that came after their partition had gone, and were told to no barrier yet."""
         self._member: Member[Delivery] = Member(
-            settings, topic, self, find_topic_id=find_topic_id, is_topic_missing=is_topic_missing
+            settings,
+            topic,
+            self,
+            find_topic_id=find_topic_id,
+            is_topic_missing=is_topic_missing,
+            ask_owned=ask_owned,
         )
         self._thread = threading.Thread(target=self._run, name=f"unimq-kafka-{topic}", daemon=True)
         self._thread.start()
