@@ -359,7 +359,7 @@ def test_the_faults_of_the_suite_at_length(running: RunningTap) -> None:
                 time.sleep(STILL)
             judged.flows(LONG.flow)
 
-        faults = dict.fromkeys(("broker killed", "broker frozen", "cut", "black hole"), 1)
+        faults = {"broker killed": 1, "broker frozen": 1, "cut": 1, "black hole": 1}
         judged.under_load(LONG.load(), storm, faults=faults, undoing=frozenset({"broker killed"}), shadow=STILL)
 
 
