@@ -151,7 +151,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Depth of a queue or subscription (T4). ``None`` means that the backend does not say.
+    """Depth of a queue or subscription (T4), and the health of the connection. ``None``: the backend does not say.
 
     ``exact`` is false where the backend only estimates; times are seconds.
     """
@@ -163,3 +163,7 @@ class Stats:
     consumers: int | None = None
     dead_letters: int | None = None
     exact: bool = True
+    trouble: str = ""
+    """What keeps this connection at present from all that it should do, though the broker could be asked: an alarm in
+    which RabbitMQ takes no messages, a lost connection for sending that is being restored (L3). Empty while all is
+    well, and on backends that have one connection for everything: there `stats` itself fails."""

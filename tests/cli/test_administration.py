@@ -52,6 +52,7 @@ def test_stats_of_queues_and_subscriptions_as_json(command: Command, filled: uni
         "consumers",
         "dead_letters",
         "exact",
+        "trouble",
     }
     assert command("stats", "events", "--subscription", "audit", "--json").documents[0]["ready"] == 1
 
@@ -63,6 +64,18 @@ def test_stats_as_a_table(command: Command, filled: unimq.Broker) -> None:
         ["orders", "3"],
         ["events--audit", "1"],
     ]
+
+
+def test_stats_tell_of_trouble_with_the_connection(
+    command: Command, filled: unimq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stats(_broker: unimq.Broker, _source: unimq.Queue) -> unimq.Stats:
+        return unimq.Stats(ready=3, trouble="no messages are taken")
+
+    monkeypatch.setattr(unimq.Broker, "stats", stats)
+    result = command("stats", "orders", "events--audit")
+    assert (result.code, result.err) == (0, "warning: no messages are taken\n")
+    assert b"trouble" not in result.out
 
 
 def test_stats_of_what_is_missing_says_so(command: Command) -> None:

@@ -178,6 +178,8 @@ def test_an_alarm_is_back_pressure(running: RunningTap, judged: JudgedRun) -> No
             judged.take(consumer, before)
             awaited(lambda: judged.count(Sending) >= before + window, "the window is full")
             assert judged.count(Sending) <= sent() + window + 1
+            assert "takes no messages at present" in broker.stats(judged.queue).trouble
+        awaited(lambda: not broker.stats(judged.queue).trouble, "all is well again")
         sending.result(PATIENCE)
         producer.flush(PATIENCE)
         judged.take(consumer, messages)

@@ -96,6 +96,7 @@ def test_whatever_pika_raises_is_a_failed_attempt(
         thread.post(link.attach, attempts)
         assert attempts.enough.wait(WITHIN), attempts.errors
         assert thread.failure is None
+        assert link.trouble.startswith("no connection for testing: ")
         thread.post(lambda _: link.close(1.0, thread.stop), None)
         thread.join(WITHIN)
     assert all(isinstance(error, ConnectionLost) for error in attempts.errors)

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from unimq._capabilities import Capabilities, Feature
 from unimq._cli import _bench, _messages, _redrive, _tap, _verify
-from unimq._cli._output import UsageError, fail, write_json, write_line, write_table
+from unimq._cli._output import UsageError, fail, warn, write_json, write_line, write_table
 from unimq._destinations import Queue, QueuePolicy, Subscription, Topic, count, seconds
 from unimq._errors import ConfigError
 from unimq._load import Load
@@ -207,7 +207,7 @@ def stats(*sources: str, subscription: OfTopic = None, url: URL = None, json: JS
     wanted = [_source(name, subscription) for name in _some(sources)]
     with _connect(url) as broker:
         found = [broker.stats(source) for source in wanted]
-    names = [field.name for field in fields(found[0])]
+    names = [field.name for field in fields(found[0]) if json or field.name != "trouble"]
     named = [(_messages.name_of(source), stats) for source, stats in zip(wanted, found, strict=True)]
     if json:
         for name, stats in named:
@@ -216,6 +216,8 @@ def stats(*sources: str, subscription: OfTopic = None, url: URL = None, json: JS
         write_table(
             ("source", *names), [(name, *(_cell(getattr(stats, field)) for field in names)) for name, stats in named]
         )
+        for trouble in sorted({stats.trouble for stats in found if stats.trouble}):
+            warn(trouble)
 
 
 @app.command

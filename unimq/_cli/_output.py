@@ -23,6 +23,11 @@ def fail(text: str, *, code: int = 1) -> int:
     return code
 
 
+def warn(text: str) -> None:
+    """Print a line about what is not as it should be, and is no error."""
+    print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
 def write_line(line: bytes) -> None:
     """Write one line of output and hand it to the reader, who may be gone: then `BrokenPipeError`."""
     out = sys.stdout.buffer

@@ -359,7 +359,8 @@ class RabbitMQDriver:
             found = [talk.ask("queue_declare", queue=name, passive=True).method for name in names]
             # Every consumer is one of each lane.
             consumers = max(int(each.consumer_count) for each in found)
-            return Stats(ready=sum(int(each.message_count) for each in found), consumers=consumers)
+            trouble = "; ".join(filter(None, (self._publishing.trouble, self._consuming.trouble)))
+            return Stats(ready=sum(int(each.message_count) for each in found), consumers=consumers, trouble=trouble)
 
         return self._converse(source, timeout, count)
 

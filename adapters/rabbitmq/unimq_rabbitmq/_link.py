@@ -67,6 +67,15 @@ class Link:
         self._closed: Callable[[], None] | None = None
         thread.at_end.append(self._stranded)
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong at present with a connection that is needed; empty if nothing is. For any thread."""
+        if self.blocked:
+            return f"RabbitMQ takes no messages at present (memory or disk alarm): {self.endpoint}"
+        if self._users and self.connection is None and self.last_error is not None:
+            return f"no connection for {self.purpose}: {self.last_error}"
+        return ""
+
     def attach(self, user: User) -> None:
         """Serve `user` from now on, with the present connection or the next one."""
         if self._end is not None:
