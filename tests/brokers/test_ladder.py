@@ -149,7 +149,7 @@ def test_a_forbidden_rung_fails_rather_than_slips(monkeypatch: pytest.MonkeyPatc
 def test_an_option_of_another_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="generation is an option of rabbitmq, not of sqs"):
         start("sqs", generation="4")
-    with pytest.raises(ValueError, match="flavour is an option of kafka, not of rabbitmq"):
+    with pytest.raises(ValueError, match="flavour is an option of kafka and sqs, not of rabbitmq"):
         start("rabbitmq", flavour="elasticmq")
     with pytest.raises(ValueError, match="kafka has no flavour 'elasticmq'; it has: mock"):
         start("kafka", flavour="elasticmq")

@@ -91,7 +91,8 @@ CASES = [
     (["send", "orders", "x", "--hedaer", "a=b"], 2, "Did you mean --header?"),
     (["sned", "orders", "x"], 2, 'Did you mean "send"?'),
     (["up", "activemq"], 2, 'Choose from: "rabbitmq", "kafka", "sqs"'),
-    (["up", "kafka", "--flavour", "elasticmq"], 2, "flavour is an option of sqs, not of kafka"),
+    (["up", "kafka", "--flavour", "elasticmq"], 2, "kafka has no flavour 'elasticmq'; it has: mock"),
+    (["up", "rabbitmq", "--flavour", "mock"], 2, "flavour is an option of kafka and sqs, not of rabbitmq"),
     (["up", "sqs", "--flavour", "moto"], 2, "ministack"),
     (["up", "rabbitmq", "--generation", "2"], 2, "newest"),
 ]

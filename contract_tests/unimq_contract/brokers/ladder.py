@@ -53,8 +53,8 @@ class Wish:
         }
         for option, is_given in given.items():
             if is_given and option not in known[backend]:
-                owner = next(name for name, options in known.items() if option in options)
-                raise ValueError(f"{option} is an option of {owner}, not of {backend}")
+                owners = " and ".join(name for name, options in known.items() if option in options)
+                raise ValueError(f"{option} is an option of {owners}, not of {backend}")
         if self.nodes < 1:
             raise ValueError(f"nodes must be at least 1, not {self.nodes}")
 

@@ -110,7 +110,7 @@ class OrderingContract(Contract):
                 assert seen == [b"0:0001", b"0:0002", b"0:0003"]
 
     @needs("ordering_key")
-    @guarantee("A7", "O1", "A5", kills=("attempt-stuck",))
+    @guarantee("A7", "A9", "O1", "A5", kills=("attempt-stuck",))
     def test_the_attempts_of_a_head_outlive_its_consumer(
         self, broker: unimq.Broker, destinations: Destinations, harness: Harness
     ) -> None:

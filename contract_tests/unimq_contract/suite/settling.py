@@ -95,6 +95,10 @@ class SettleContract(Contract):
             five.nack()
             two.ack()
             assert three.attempt == 1
+            try:
+                consumer.close()
+            except unimq.UnimqError as error:
+                raise AssertionError("what was held and is settled did not count") from error
         first.close()
         second = connect()
         with second.consumer(queue) as consumer:

@@ -9,10 +9,10 @@ from typing import cast
 
 import msgspec
 
-from unimq import ConnectionLost, LeaseLost, NotFound, Queue, UnimqError
+from unimq import LeaseLost, NotFound, Queue, UnimqError
 from unimq.adapter import NO_HEADERS, Delivery, DeliverySink, Message
 from unimq_sqlite._database import find
-from unimq_sqlite._owner import FOREVER, Job, Owner, Report, log
+from unimq_sqlite._owner import FOREVER, Job, Owner, Report
 
 # The fence: another delivery of the message has another receiver or another number (A6).
 _ACK = "DELETE FROM unimq_messages WHERE (position, receiver, attempts) = (?1, ?2, ?3)"
@@ -60,15 +60,11 @@ class SQLiteReceiver:
         self.sink = sink
         self.prefetch = min(prefetch, 2**31)
         self.heartbeat = heartbeat
-        self.paused = False
-        self.ended = False
-        self.number = 0
-        self.queue_number = 0
+        self.paused = self.ended = False
+        self.number = self.queue_number = 0
         self.beat_at = 0.0
         self.held: dict[int, Delivery] = {}
         self.errors: deque[UnimqError] = deque(maxlen=_KEPT_ERRORS)
-        self.under_way: deque[str] = deque()
-        """One entry for each call that settles, until its job is done: the appends and pops of a deque need no lock."""
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         self._settle(_ACK, deliveries)
@@ -82,11 +78,7 @@ class SQLiteReceiver:
             self._settle(_EXTEND, (delivery,), duration)
 
     def _settle(self, statement: str, deliveries: Sequence[Delivery], after: float | None = None) -> None:
-        def failed(error: UnimqError) -> None:
-            self.errors.append(error)
-            self.under_way.popleft()
-
-        def apply(db: sqlite3.Connection, now: float) -> Report:
+        def apply(db: sqlite3.Connection, now: float) -> None:
             until = () if after is None else (now + after,)
             for delivery in deliveries:
                 position = cast("int", delivery.token)
@@ -95,10 +87,8 @@ class SQLiteReceiver:
                     del self.held[position]
                 if not is_held or not db.execute(statement, (position, self.number, delivery.attempt, *until)).rowcount:
                     self.errors.append(LeaseLost(f"message {delivery.id} is not held here any more"))
-            return self.under_way.popleft
 
-        self.under_way.append(statement)
-        self.owner.post(Job(apply, failed))
+        self.owner.post(Job(apply, self.errors.append))
 
     def barrier(self, done: Callable[[Sequence[UnimqError]], None]) -> None:
         def tell(*failure: UnimqError) -> None:
@@ -106,14 +96,9 @@ class SQLiteReceiver:
             self.errors.clear()
             done(errors)
 
-        if self.ended:
-            # The close came behind all settlements; what it could not wait for, nobody waits for.
-            late = ConnectionLost(
-                f"{self.owner.path} stays locked; {len(self.under_way)} calls that settle are not done"
-            )
-            tell(*(late,) if self.under_way else ())
-            return
-        self.owner.post(Job(lambda db, now: tell, tell))
+        ask: Callable[[], object] = partial(self.owner.post, Job(lambda db, now: tell, tell))
+        # What the close could not wait for, nobody waits for.
+        (tell if self.ended else ask)()
 
     def pause(self) -> None:
         self.paused = True
@@ -127,8 +112,8 @@ class SQLiteReceiver:
         try:
             self.owner.call(self._leave, timeout)
         except UnimqError as error:
-            # Without further heartbeats it returns all the same.
-            log.warning("the consumer of %r could not give back what it held: %s", self.queue.name, error)
+            # Without further heartbeats what it held returns all the same.
+            self.errors.append(error)
 
     # The owner's thread.
 
