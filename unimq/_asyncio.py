@@ -597,7 +597,7 @@ class AsyncConsumer(Generic[Value_co]):
         if await self._loop.suspend_until(core.moves_done, core.moves_finished, deadline):
             barrier = core.start_barrier()
             if await self._loop.suspend_until(barrier.finished, barrier.is_finished, deadline):
-                barrier.raise_errors()
+                raise_unconfirmed(barrier.errors)
                 return
         raise core.settle_overdue()
 

@@ -52,10 +52,6 @@ class SettleBarrier:
         """Attempt for the fronts."""
         return True if self.done else None
 
-    def raise_errors(self) -> None:
-        """See `raise_unconfirmed`."""
-        raise_unconfirmed(self.errors)
-
 
 def raise_unconfirmed(errors: Sequence[UnimqError]) -> None:
     """Raise the first of what became of settlements, with the number of the others as a note; nothing if there is none.

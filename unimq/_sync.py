@@ -643,7 +643,7 @@ class Consumer(Generic[Value_co]):
             Closed: the consumer was closed, which confirmed all settlements.
 
         """
-        confirm(self._core, deadline_after(timeout)).raise_errors()
+        raise_unconfirmed(confirm(self._core, deadline_after(timeout)).errors)
 
     @overload
     def run(

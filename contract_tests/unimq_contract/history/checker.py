@@ -429,19 +429,14 @@ class _Judge:
             self._set_fate(delivery.consumer.group, place, MAYBE)
 
     def _place_of_stray(self, delivery: DeliveryState) -> Place:
-        name, places = delivery.event.message, delivery.consumer.group.places
-        place = places.get(name)
-        if place is None:
-            place = places[name] = Place(self.messages[name], len(places))
-        delivery.place = place
-        return place
+        delivery.place = _place_in(delivery.consumer.group, self.messages[delivery.event.message])
+        return delivery.place
 
     def _has_died(self, message: MessageState, parent: Group) -> None:
         """Note that a dead letter came: its original is settled, whoever gave it up."""
-        name = message.sending.message
-        place = parent.places.get(name)
-        if place is None:
-            place = parent.places[name] = Place(message, len(parent.places))
+        is_new = message.sending.message not in parent.places
+        place = _place_in(parent, message)
+        if is_new:
             place.discarded = "dead"
         place.dead = True
         self._set_fate(parent, place, DONE)
@@ -798,9 +793,7 @@ class _Judge:
         if message is None:
             self._find(Kind.MALFORMED, f"message {event.message!r} is discarded and was never sent", event.message)
             return
-        place = group.places.get(event.message)
-        if place is None:
-            place = group.places[event.message] = Place(message, len(group.places))
+        place = _place_in(group, message)
         place.discarded = event.why
         self._set_fate(group, place, DONE)
         self._close_key(place, group)
@@ -917,6 +910,15 @@ class _Judge:
 
 _NO_FAULT = {"nack", "close", "end of lease", "redrive"}
 """Excuses that are no fault's."""
+
+
+def _place_in(group: Group, message: MessageState) -> Place:
+    """Return the message's place in the group; the next one, if it has none yet."""
+    name = message.sending.message
+    place = group.places.get(name)
+    if place is None:
+        place = group.places[name] = Place(message, len(group.places))
+    return place
 
 
 def _as_if_sent(event: Delivered) -> Sending:

@@ -270,19 +270,14 @@ class FaultsContract(Contract):
             for _ in range(CUTS):
                 producer.send_many(numbered(load.bounds.backlog))
                 with self.connected(load) as broker:
-                    consumer = broker.consumer(load.queue, prefetch=load.bounds.backlog + 100)
-                    received = harness.receive(consumer, load.bounds.backlog)
+                    consumer, received = self.all_received(load, broker, harness)
                     for delivery in received[::-2]:
                         delivery.ack()
                     consumer.settle(load.bounds.within)
                     proxy.cut()
                 with direct.consumer(load.queue) as other:
-                    left = {delivery.body for delivery in received[-2::-2]}
-                    while left:
-                        delivery = harness.receive_one(other)
-                        assert delivery.body in left, "acked and confirmed, yet it came again (A1)"
-                        left.remove(delivery.body)
-                        delivery.ack()
+                    must_return = {delivery.body for delivery in received[-2::-2]}
+                    self.they_return(harness, other, must_return, set(), "acked and confirmed, yet it came again (A1)")
                     harness.nothing_else(load.queue, direct, other)
         assert proxy.counters().hits["cut"] >= CUTS
 
@@ -296,8 +291,7 @@ class FaultsContract(Contract):
             for _ in range(CUTS):
                 producer.send_many(numbered(load.bounds.backlog))
                 with self.connected(load) as broker:
-                    consumer = broker.consumer(load.queue, prefetch=load.bounds.backlog + 100)
-                    received = harness.receive(consumer, load.bounds.backlog)
+                    consumer, received = self.all_received(load, broker, harness)
                     acked = received[::2]
                     for delivery in acked:
                         delivery.ack()
@@ -309,16 +303,29 @@ class FaultsContract(Contract):
                         may_return = {delivery.body for delivery in acked}
                 must_return = {delivery.body for delivery in received[1::2]}
                 with direct.consumer(load.queue) as other:
-                    while must_return:
-                        delivery = harness.receive_one(other)
-                        assert delivery.body in must_return | may_return, "acked, cleanly closed, came again (L1)"
-                        must_return.discard(delivery.body)
-                        may_return.discard(delivery.body)
-                        delivery.ack()
+                    self.they_return(harness, other, must_return, may_return, "acked, cleanly closed, came again (L1)")
                     if may_return:
                         # When they come, if they come, is open: what follows could not be told from them.
                         return
                     harness.nothing_else(load.queue, direct, other)
+
+    @staticmethod
+    def all_received(load: Run, broker: unimq.Broker, harness: Harness) -> tuple[unimq.Consumer, list[unimq.Delivery]]:
+        """Return a consumer that holds the whole backlog, and what it holds."""
+        consumer = broker.consumer(load.queue, prefetch=load.bounds.backlog + 100)
+        return consumer, harness.receive(consumer, load.bounds.backlog)
+
+    @staticmethod
+    def they_return(
+        harness: Harness, consumer: unimq.Consumer, must: set[bytes], may: set[bytes], otherwise: str
+    ) -> None:
+        """Ack what comes until all came that must; nothing may come but that and what may, each once."""
+        while must:
+            delivery = harness.receive_one(consumer)
+            assert delivery.body in must | may, otherwise
+            must.discard(delivery.body)
+            may.discard(delivery.body)
+            delivery.ack()
 
     @staticmethod
     @contextlib.contextmanager
